@@ -1,1 +1,39 @@
-//! Stub.
+//! Operators with gradients, layers, optimisers and schedules on [candle](candle_core) tensors.
+//!
+//! Activations are `[batch, height, width, channels]`, convolution weights `[kernel_h, kernel_w, in/groups, out]`, everything is
+//! f32: the lanes of a SIMD register then hold channels and no operator converts a layout, forward or backward.
+//!
+//! Every operator in [`ops`] has a gradient of its own, checked in the tests against finite differences and against golden
+//! values from PyTorch. Parallel reductions run over chunks of a fixed size, so that a result does not depend on the number of
+//! threads. Nothing here draws from a global generator: initial weights come from (seed, name), see [`Params::init`].
+
+pub mod checkpoint;
+mod error;
+pub mod grad;
+pub mod layers;
+pub mod ops;
+pub mod optim;
+mod params;
+pub mod runtime;
+pub mod schedule;
+mod simd;
+
+pub use error::{Error, Result};
+pub use ops::Activation;
+pub use params::{Buffer, Init, Params};
+
+/// Whether a network learns from a batch or is applied to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch-norm uses and records the batch's statistics.
+    Train,
+    /// Batch-norm uses the recorded statistics; nothing changes.
+    Eval,
+}
+
+impl Mode {
+    /// True for [`Mode::Train`].
+    pub fn is_train(self) -> bool {
+        self == Mode::Train
+    }
+}

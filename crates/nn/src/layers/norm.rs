@@ -1,0 +1,87 @@
+//! Batch normalisation with running statistics.
+
+use candle_core::Tensor;
+
+use crate::ops::{self, Activation};
+use crate::{Buffer, Init, Mode, Params, Result};
+
+/// Added to the variance, as in PyTorch.
+pub const BN_EPS: f64 = 1e-5;
+/// Weight of a new batch in the running statistics, as in PyTorch.
+pub const BN_MOMENTUM: f64 = 0.1;
+
+/// Batch normalisation over all axes but the last, with the activation that follows.
+///
+/// Parameters: `weight` and `bias` `[channels]` (if affine). Buffers: `running_mean`, `running_var` `[channels]`; in
+/// [`Mode::Train`] each forward pass moves them by [`BN_MOMENTUM`] towards the batch's mean and unbiased variance.
+/// Frozen parameters are for serving: a layer built from them treats every mode as [`Mode::Eval`].
+#[derive(Debug, Clone)]
+pub struct BatchNorm2d {
+    gamma_beta: Option<(Tensor, Tensor)>,
+    mean: Buffer,
+    var: Buffer,
+    frozen: bool,
+}
+
+impl BatchNorm2d {
+    /// A layer for `channels` channels; `affine` adds a learnt scale (1 at first) and offset (0 at first).
+    pub fn new(params: &Params, channels: usize, affine: bool) -> Result<Self> {
+        let gamma_beta = if affine {
+            let gamma = params.weight("weight", &[channels], Init::Ones)?;
+            Some((gamma, params.weight("bias", &[channels], Init::Zeros)?))
+        } else {
+            None
+        };
+        Ok(Self {
+            gamma_beta,
+            mean: params.buffer("running_mean", &[channels], 0.0)?,
+            var: params.buffer("running_var", &[channels], 1.0)?,
+            frozen: params.is_frozen(),
+        })
+    }
+
+    /// `[.., channels]` to the same shape, activation applied.
+    pub fn forward(&self, x: &Tensor, act: Activation, mode: Mode) -> Result<Tensor> {
+        let gamma_beta = self.gamma_beta.as_ref().map(|(g, b)| (g, b));
+        if self.frozen || !mode.is_train() {
+            return ops::batch_norm_eval(
+                x,
+                gamma_beta,
+                &self.mean.get(),
+                &self.var.get(),
+                BN_EPS,
+                act,
+            );
+        }
+        let (y, stats) = ops::batch_norm_train(x, gamma_beta, BN_EPS, act)?;
+        let channels = stats.var.elem_count().max(1);
+        let rows = (x.elem_count() / channels) as f64;
+        // A single row has no unbiased variance; its biased one is zero and as good as any.
+        let unbiased = if rows > 1.0 { rows / (rows - 1.0) } else { 1.0 };
+        move_towards(&self.mean, &stats.mean, 1.0)?;
+        move_towards(&self.var, &stats.var, unbiased)?;
+        Ok(y)
+    }
+
+    /// Scale and offset `[channels]` that the layer amounts to in [`Mode::Eval`]: y = f(scale x + offset). For folding into the
+    /// convolution before it.
+    pub fn scale_and_offset(&self) -> Result<(Tensor, Tensor)> {
+        let inv_std = (self.var.get() + BN_EPS)?.sqrt()?.recip()?;
+        let (scale, beta) = match &self.gamma_beta {
+            Some((gamma, beta)) => (gamma.mul(&inv_std)?, Some(beta)),
+            None => (inv_std, None),
+        };
+        let from_mean = self.mean.get().mul(&scale)?;
+        let offset = match beta {
+            Some(beta) => beta.sub(&from_mean)?,
+            None => from_mean.neg()?,
+        };
+        Ok((scale, offset))
+    }
+}
+
+/// running = (1 - momentum) running + momentum scale batch
+fn move_towards(running: &Buffer, batch: &Tensor, scale: f64) -> Result<()> {
+    let old = running.get().affine(1.0 - BN_MOMENTUM, 0.0)?;
+    running.set(&(old + batch.affine(BN_MOMENTUM * scale, 0.0)?)?)
+}

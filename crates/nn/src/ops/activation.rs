@@ -1,0 +1,273 @@
+//! Element-wise activations, alone or fused with a sum, and the trait through which other kernels fuse them.
+
+use std::mem::MaybeUninit;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::math;
+use super::raw::{self, CHUNK, View};
+use super::vectorise::vectorise;
+use crate::Result;
+
+/// An element-wise activation function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// x
+    #[default]
+    Identity,
+    /// max(x, 0)
+    Relu,
+    /// min(max(x, 0), 6)
+    Relu6,
+    /// x Phi(x) with the exact normal distribution function (by erf, not the tanh approximation), PyTorch's default.
+    Gelu,
+}
+
+/// An activation known at compile time, so that kernels are compiled once for each.
+pub(crate) trait Act: Copy + Send + Sync + 'static {
+    /// Whether `slope` gives the same for f(z) as for z.
+    const SLOPE_FROM_OUTPUT: bool = true;
+    /// f(z)
+    fn value(z: f32) -> f32;
+    /// f'(z); 0 at a kink, as in PyTorch.
+    fn slope(z: f32) -> f32;
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Identity;
+#[derive(Clone, Copy)]
+pub(crate) struct Relu;
+#[derive(Clone, Copy)]
+pub(crate) struct Relu6;
+#[derive(Clone, Copy)]
+pub(crate) struct Gelu;
+
+/// Calls `$f::<A>(args)` with the type for an [`Activation`].
+macro_rules! with_act {
+    ($act:expr, $f:ident ( $($arg:expr),* $(,)? )) => {
+        match $act {
+            $crate::ops::Activation::Identity => $f::<$crate::ops::activation::Identity>($($arg),*),
+            $crate::ops::Activation::Relu => $f::<$crate::ops::activation::Relu>($($arg),*),
+            $crate::ops::Activation::Relu6 => $f::<$crate::ops::activation::Relu6>($($arg),*),
+            $crate::ops::Activation::Gelu => $f::<$crate::ops::activation::Gelu>($($arg),*),
+        }
+    };
+}
+pub(crate) use with_act;
+
+/// f(x) element by element, any shape.
+pub fn activate(x: &Tensor, act: Activation) -> Result<Tensor> {
+    let x = raw::prepare(Activate::NAME, x)?;
+    if act == Activation::Identity {
+        return Ok(x);
+    }
+    Ok(x.apply_op1(Activate(act))?)
+}
+
+/// f(a + b) element by element: the end of a residual block. Both tensors have the same shape, nothing is broadcast.
+pub fn add_activate(a: &Tensor, b: &Tensor, act: Activation) -> Result<Tensor> {
+    let (a, b) = (
+        raw::prepare(AddActivate::NAME, a)?,
+        raw::prepare(AddActivate::NAME, b)?,
+    );
+    raw::expect_shape(AddActivate::NAME, "second tensor", &b, a.dims())?;
+    Ok(a.apply_op2(&b, AddActivate(act))?)
+}
+
+struct Activate(Activation);
+struct AddActivate(Activation);
+
+impl Activate {
+    const NAME: &'static str = "activate";
+}
+
+impl AddActivate {
+    const NAME: &'static str = "add_activate";
+}
+
+impl Act for Identity {
+    #[inline(always)]
+    fn value(z: f32) -> f32 {
+        z
+    }
+    #[inline(always)]
+    fn slope(_: f32) -> f32 {
+        1.0
+    }
+}
+
+impl Act for Relu {
+    #[inline(always)]
+    fn value(z: f32) -> f32 {
+        // Not `max`: a NaN must come through.
+        if z < 0.0 { 0.0 } else { z }
+    }
+    #[inline(always)]
+    fn slope(z: f32) -> f32 {
+        if z > 0.0 { 1.0 } else { 0.0 }
+    }
+}
+
+impl Act for Relu6 {
+    #[inline(always)]
+    fn value(z: f32) -> f32 {
+        let z = if z < 0.0 { 0.0 } else { z };
+        if z > 6.0 { 6.0 } else { z }
+    }
+    #[inline(always)]
+    fn slope(z: f32) -> f32 {
+        if z > 0.0 && z < 6.0 { 1.0 } else { 0.0 }
+    }
+}
+
+impl Act for Gelu {
+    const SLOPE_FROM_OUTPUT: bool = false;
+    #[inline(always)]
+    fn value(z: f32) -> f32 {
+        math::gelu(z)
+    }
+    #[inline(always)]
+    fn slope(z: f32) -> f32 {
+        math::gelu_derivative(z)
+    }
+}
+
+vectorise! {
+    fn forward<A: Act>(x: &[f32], out: &mut [MaybeUninit<f32>]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            out.write(A::value(*x));
+        }
+    }
+}
+
+vectorise! {
+    fn backward<A: Act>(z: &[f32], grad: &[f32], out: &mut [MaybeUninit<f32>]) {
+        for ((out, z), grad) in out.iter_mut().zip(z).zip(grad) {
+            out.write(A::slope(*z) * grad);
+        }
+    }
+}
+
+vectorise! {
+    fn add_forward<A: Act>(a: &[f32], b: &[f32], out: &mut [MaybeUninit<f32>]) {
+        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+            out.write(A::value(a + b));
+        }
+    }
+}
+
+vectorise! {
+    fn add_backward<A: Act>(a: &[f32], b: &[f32], grad: &[f32], out: &mut [MaybeUninit<f32>]) {
+        for (((out, a), b), grad) in out.iter_mut().zip(a).zip(b).zip(grad) {
+            out.write(A::slope(a + b) * grad);
+        }
+    }
+}
+
+/// f'(z) x grad for whole tensors.
+fn slope_times(
+    op: &'static str,
+    act: Activation,
+    z: &Tensor,
+    grad: &Tensor,
+) -> candle_core::Result<Tensor> {
+    let grad = grad.contiguous()?;
+    let (zs, gs) = (View::new(op, z)?, View::new(op, &grad)?);
+    let (zs, gs): (&[f32], &[f32]) = (&zs, &gs);
+    // SAFETY: `backward` writes one element for each of the three slices' equal lengths.
+    let out = unsafe {
+        raw::build(zs.len(), CHUNK, |start, out| {
+            let range = start..start + out.len();
+            with_act!(act, backward(&zs[range.clone()], &gs[range], out));
+        })
+    };
+    raw::tensor(out, z.dims())
+}
+
+impl CustomOp1 for Activate {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = raw::slice(Self::NAME, s, l)?;
+        // SAFETY: `forward` writes every element.
+        let out = unsafe {
+            raw::build(x.len(), CHUNK, |start, out| {
+                with_act!(self.0, forward(&x[start..start + out.len()], out));
+            })
+        };
+        raw::output(out, l.shape())
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        slope_times(Self::NAME, self.0, x, grad).map(Some)
+    }
+}
+
+impl CustomOp2 for AddActivate {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        sa: &CpuStorage,
+        la: &Layout,
+        sb: &CpuStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (a, b) = (
+            raw::slice(Self::NAME, sa, la)?,
+            raw::slice(Self::NAME, sb, lb)?,
+        );
+        // SAFETY: `add_forward` writes every element.
+        let out = unsafe {
+            raw::build(a.len(), CHUNK, |start, out| {
+                let range = start..start + out.len();
+                with_act!(self.0, add_forward(&a[range.clone()], &b[range], out));
+            })
+        };
+        raw::output(out, la.shape())
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        res: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let from_output = match self.0 {
+            Activation::Identity => return Ok((Some(grad.clone()), Some(grad.clone()))),
+            Activation::Relu => Relu::SLOPE_FROM_OUTPUT,
+            Activation::Relu6 => Relu6::SLOPE_FROM_OUTPUT,
+            Activation::Gelu => Gelu::SLOPE_FROM_OUTPUT,
+        };
+        if from_output {
+            let d = slope_times(Self::NAME, self.0, res, grad)?;
+            return Ok((Some(d.clone()), Some(d)));
+        }
+        let grad = grad.contiguous()?;
+        let (a_, b_, g_) = (
+            View::new(Self::NAME, a)?,
+            View::new(Self::NAME, b)?,
+            View::new(Self::NAME, &grad)?,
+        );
+        let (a_, b_, g_): (&[f32], &[f32], &[f32]) = (&a_, &b_, &g_);
+        // SAFETY: `add_backward` writes every element.
+        let out = unsafe {
+            raw::build(a_.len(), CHUNK, |start, out| {
+                let r = start..start + out.len();
+                with_act!(
+                    self.0,
+                    add_backward(&a_[r.clone()], &b_[r.clone()], &g_[r], out)
+                );
+            })
+        };
+        let d = raw::tensor(out, a.dims())?;
+        Ok((Some(d.clone()), Some(d)))
+    }
+}

@@ -1,0 +1,22 @@
+//! Operators on channels-last f32 tensors, each with a gradient of its own.
+//!
+//! All of them take contiguous or strided tensors (strided ones are copied first), refuse other types than f32 and other
+//! devices than the CPU by name, and split their work over the rayon pool in chunks whose size does not depend on the number
+//! of threads.
+
+mod activation;
+mod conv;
+mod linear;
+mod loss;
+mod math;
+mod norm;
+mod pool;
+pub(crate) mod raw;
+pub(crate) mod vectorise;
+
+pub use activation::{Activation, activate, add_activate};
+pub use conv::{Conv2dSpec, conv2d, conv2d_bias_act};
+pub use linear::linear;
+pub use loss::{cross_entropy, mse};
+pub use norm::{BatchStats, batch_norm_eval, batch_norm_train};
+pub use pool::{Pool2dSpec, avg_pool2d, global_avg_pool, max_pool2d};
