@@ -6,7 +6,9 @@
 mod conv;
 mod linear;
 mod norm;
+mod transformer;
 
 pub use conv::{Conv2d, ConvBn, ConvConfig};
 pub use linear::Linear;
 pub use norm::{BN_EPS, BN_MOMENTUM, BatchNorm2d};
+pub use transformer::{LayerNorm, SelfAttention};

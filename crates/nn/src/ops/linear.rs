@@ -1,8 +1,8 @@
 //! The fully connected layer: one matrix product forward, two backward.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
-use gemm::Parallelism;
 
+use super::matrix::{Matrix, Target};
 use super::raw::{self, View};
 use crate::Result;
 
@@ -33,73 +33,6 @@ const NAME: &str = "linear";
 
 struct Linear;
 
-/// A row-major matrix, possibly read as its transpose.
-#[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: isize,
-    column_stride: isize,
-}
-
-impl<'a> Matrix<'a> {
-    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
-        assert_eq!(data.len(), rows * columns, "a matrix of {rows} x {columns}");
-        Self {
-            data,
-            rows,
-            columns,
-            row_stride: columns as isize,
-            column_stride: 1,
-        }
-    }
-
-    pub(crate) fn transposed(self) -> Self {
-        Self {
-            data: self.data,
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-        }
-    }
-
-    /// self x other on top of `out`'s content if `add`, else in its place. `out` is row-major.
-    pub(crate) fn times(self, other: Matrix<'_>, out: &mut [f32], add: bool) {
-        assert_eq!(self.columns, other.rows, "inner sizes of a matrix product");
-        assert_eq!(
-            out.len(),
-            self.rows * other.columns,
-            "size of a matrix product"
-        );
-        // SAFETY: the strides describe matrices that lie within their slices, by the assertions here and in `new`.
-        unsafe {
-            gemm::gemm(
-                self.rows,
-                other.columns,
-                self.columns,
-                out.as_mut_ptr(),
-                1,
-                other.columns as isize,
-                add,
-                self.data.as_ptr(),
-                self.column_stride,
-                self.row_stride,
-                other.data.as_ptr(),
-                other.column_stride,
-                other.row_stride,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::Rayon(0),
-            );
-        }
-    }
-}
-
 /// Sums over the rows of a row-major matrix.
 pub(crate) fn column_sums(data: &[f32], width: usize) -> Vec<f32> {
     let parts = raw::map_chunks(data.len() / width, raw::rows_per_chunk(width), |r| {
@@ -123,11 +56,8 @@ fn forward(x: &[f32], w: &[f32], b: Option<&[f32]>, inputs: usize) -> Vec<f32> {
         y.chunks_exact_mut(outputs)
             .for_each(|row| row.copy_from_slice(b));
     }
-    Matrix::new(x, rows, inputs).times(
-        Matrix::new(w, outputs, inputs).transposed(),
-        &mut y,
-        b.is_some(),
-    );
+    let target = if b.is_some() { Target::add(&mut y, outputs) } else { Target::replace(&mut y, outputs) };
+    Matrix::new(x, rows, inputs).times(Matrix::new(w, outputs, inputs).transposed(), 1.0, target, true);
     y
 }
 
@@ -138,11 +68,10 @@ fn backward(x: &Tensor, w: &Tensor, grad: &[f32]) -> candle_core::Result<(Option
     let rows = xs.len() / inputs;
     let grad = Matrix::new(grad, rows, outputs);
     let mut dw = vec![0.0; ws.len()];
-    grad.transposed()
-        .times(Matrix::new(&xs, rows, inputs), &mut dw, false);
+    grad.transposed().times(Matrix::new(&xs, rows, inputs), 1.0, Target::replace(&mut dw, inputs), true);
     let dx = if x.track_op() {
         let mut dx = vec![0.0; xs.len()];
-        grad.times(Matrix::new(&ws, outputs, inputs), &mut dx, false);
+        grad.times(Matrix::new(&ws, outputs, inputs), 1.0, Target::replace(&mut dx, inputs), true);
         Some(raw::tensor(dx, x.dims())?)
     } else {
         None

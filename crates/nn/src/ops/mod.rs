@@ -5,18 +5,25 @@
 //! of threads.
 
 mod activation;
+mod attention;
 mod conv;
+mod layer_norm;
 mod linear;
 mod loss;
 mod math;
+mod matrix;
 mod norm;
 mod pool;
 pub(crate) mod raw;
+mod softmax;
 pub(crate) mod vectorise;
 
 pub use activation::{Activation, activate, add_activate};
+pub use attention::attention;
 pub use conv::{Conv2dSpec, conv2d, conv2d_bias_act};
+pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use loss::{cross_entropy, mse};
 pub use norm::{BatchStats, batch_norm_eval, batch_norm_train};
 pub use pool::{Pool2dSpec, avg_pool2d, global_avg_pool, max_pool2d};
+pub use softmax::softmax;
