@@ -90,14 +90,6 @@ impl<const K: usize> Slots<K> {
             .to_scalar::<i64>()
             .map_err(|e| bad(format!("{STEPS}: {e}")))?;
         let steps = usize::try_from(steps).map_err(|_| bad(format!("{STEPS} is {steps}")))?;
-        let expected = 1 + K * self.vars.len();
-        if state.len() != expected {
-            return Err(bad(format!(
-                "{} tensors, expected {expected} for {} variables",
-                state.len(),
-                self.vars.len()
-            )));
-        }
         let mut all = Vec::with_capacity(self.vars.len());
         for (name, var) in &self.vars {
             let mut slots: [Vec<f32>; K] = std::array::from_fn(|_| Vec::new());
@@ -114,6 +106,14 @@ impl<const K: usize> Slots<K> {
                 *data = View::new("optimizer", &t)?.to_vec();
             }
             all.push(slots);
+        }
+        let expected = 1 + K * self.vars.len();
+        if state.len() != expected {
+            return Err(bad(format!(
+                "{} tensors, expected {expected} for {} variables",
+                state.len(),
+                self.vars.len()
+            )));
         }
         self.data = all;
         self.steps = steps;
