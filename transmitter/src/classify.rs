@@ -1,0 +1,150 @@
+//! The `Transmitter` service: images in, decisions out.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt as _, StreamExt as _};
+use semlink_channel::{ChannelUses, SnrDb};
+use semlink_proto::v1::{self, transmitter_server::Transmitter};
+use semlink_service::{Drain, peer::LinkClient, wire};
+use tokio::sync::{AcquireError, Semaphore, TryAcquireError};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::feedback::Feedback;
+use crate::model::{Encoded, Image, Model};
+use crate::rate::{Condition, RateTable};
+
+/// Answers each image with exactly one decision or error.
+#[derive(Debug, Clone)]
+pub(crate) struct TransmitterService(Arc<Inner>);
+
+/// What the service works with.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) codec_id: String,
+    pub(crate) rates: Arc<RateTable>,
+    pub(crate) model: Model,
+    pub(crate) link: LinkClient,
+    pub(crate) feedback: Arc<Feedback>,
+    /// One permit for each image that may be under way, wherever it is.
+    pub(crate) door: Semaphore,
+    /// Images of one stream that may be under way.
+    pub(crate) in_flight: usize,
+    pub(crate) drain: Drain,
+}
+
+impl TransmitterService {
+    pub(crate) fn new(inner: Inner) -> TransmitterService {
+        TransmitterService(Arc::new(inner))
+    }
+}
+
+impl Inner {
+    /// The answer to one image of a stream; a failure is an answer too, under the image's id.
+    async fn answer(&self, request: v1::ClassifyRequest) -> v1::ClassifyResponse {
+        let id = request.id;
+        let classified = async {
+            let _permit = self.door.acquire().await.map_err(|AcquireError { .. }| closed())?;
+            self.classify(request).await
+        };
+        classified.await.unwrap_or_else(|status| v1::ClassifyResponse {
+            id,
+            error: Some(wire::error(&status)),
+            ..Default::default()
+        })
+    }
+
+    async fn classify(&self, request: v1::ClassifyRequest) -> Result<v1::ClassifyResponse, Status> {
+        let v1::ClassifyRequest { id, image, stream, uses } = request;
+        let uses = uses.map(|k| self.uses(k)).transpose()?;
+        let encoded = self.model.encode(Image { file: image, uses }).await?;
+        let frame = v1::Frame {
+            codec_id: self.codec_id.clone(),
+            symbols: encoded.symbols.clone(),
+            stream,
+            sequence: id,
+            ..Default::default()
+        };
+        let sent = Instant::now();
+        let report = self.link.transmit(frame).await?;
+        let link_us = sent.elapsed().as_micros() as u64;
+        self.learn(&report);
+        if let Some(error) = &report.error {
+            return Err(wire::status(error));
+        }
+        let decision = report.decision.ok_or_else(|| Status::internal("next hop: a report with neither decision nor error"))?;
+        let total = encoded.uses.get() as u64 + u64::from(report.pilots);
+        let Encoded { uses, captured, prepare_us, encode_us, .. } = encoded;
+        let link = v1::LinkInfo {
+            // At most 65536.
+            uses: uses.get() as u32,
+            pilots: report.pilots,
+            snr_db_estimated: report.snr_db_estimated,
+            bandwidth_ratio: (total as f64 / captured as f64) as f32,
+            timings: Some(v1::Timings { prepare_us, encode_us, link_us, decode_us: report.decode_us }),
+            profile_version: report.truth.map(|truth| truth.profile_version),
+        };
+        Ok(v1::ClassifyResponse { id, decision: Some(decision), link: Some(link), error: None })
+    }
+
+    /// Channel uses that a client asked for.
+    fn uses(&self, k: u32) -> Result<ChannelUses, Status> {
+        self.rates.get(k as usize).ok_or_else(|| {
+            Status::invalid_argument(format!("uses is {k}, this codec has {}", self.rates.listed()))
+        })
+    }
+
+    /// Remembers what a report says about the channel.
+    fn learn(&self, report: &v1::FrameReport) {
+        if let Some(snr_db) = report.snr_db_estimated {
+            let snr_db = snr_db.clamp(SnrDb::MIN.db(), SnrDb::MAX.db());
+            let kind = wire::try_kind(report.kind).ok();
+            self.feedback.report(Instant::now(), Condition { snr_db, kind });
+        }
+    }
+}
+
+fn closed() -> Status {
+    Status::unavailable("the transmitter is shutting down")
+}
+
+#[tonic::async_trait]
+impl Transmitter for TransmitterService {
+    type ClassifyStreamStream = BoxStream<'static, Result<v1::ClassifyResponse, Status>>;
+
+    async fn classify(
+        &self,
+        request: Request<v1::ClassifyRequest>,
+    ) -> Result<Response<v1::ClassifyResponse>, Status> {
+        let _permit = self.0.door.try_acquire().map_err(|error| match error {
+            TryAcquireError::NoPermits => Status::resource_exhausted("too many images are under way; try again later"),
+            TryAcquireError::Closed => closed(),
+        })?;
+        self.0.classify(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn classify_stream(
+        &self,
+        request: Request<Streaming<v1::ClassifyRequest>>,
+    ) -> Result<Response<Self::ClassifyStreamStream>, Status> {
+        let inner = Arc::clone(&self.0);
+        let in_flight = inner.in_flight;
+        // Set when the stream breaks: told last, after the answers to all that came before.
+        let broken = Arc::new(OnceLock::new());
+        let requests = request.into_inner().map_while({
+            let broken = Arc::clone(&broken);
+            move |request| std::future::ready(request.map_err(|status| broken.set(status)).ok())
+        });
+        // A drain ends the reading; what was read is still answered.
+        let answers = requests
+            .take_until(inner.drain.started())
+            .map(move |request| {
+                let inner = Arc::clone(&inner);
+                async move { Ok(inner.answer(request).await) }
+            })
+            .buffer_unordered(in_flight);
+        let end = stream::once(async move { broken.get().cloned() }).filter_map(|status| async { status.map(Err) });
+        Ok(Response::new(answers.chain(end).boxed()))
+    }
+}

@@ -1,0 +1,69 @@
+//! Settings of the transmitter.
+
+use std::path::PathBuf;
+
+use crate::rate::Rate;
+
+/// Settings of a transmitter.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// The Link that frames go to: a channel emulator or a receiver
+    #[arg(long, env = "SEMLINK_NEXT", value_name = "URL")]
+    pub next: String,
+
+    /// Directory of the codec bundle; the transmitter reads its encoder half and bundle.json
+    #[arg(long, env = "SEMLINK_BUNDLE", value_name = "DIR")]
+    pub bundle: PathBuf,
+
+    /// Channel uses of a frame: one of the codec's numbers, or auto for the fewest that the reported channel allows
+    #[arg(long, env = "SEMLINK_RATE", value_name = "auto|K", default_value = "64")]
+    pub rate: Rate,
+
+    /// Images that may be under way; beyond it streams are held back and single calls are refused
+    #[arg(long, env = "SEMLINK_QUEUE", value_name = "IMAGES", default_value_t = Config::QUEUE)]
+    pub queue: usize,
+
+    /// Images of one stream that may be under way
+    #[arg(long, env = "SEMLINK_IN_FLIGHT", value_name = "IMAGES", default_value_t = Config::IN_FLIGHT)]
+    pub in_flight: usize,
+
+    /// Most images that are encoded together
+    #[arg(long, env = "SEMLINK_MAX_BATCH", value_name = "IMAGES", default_value_t = Config::MAX_BATCH)]
+    pub max_batch: usize,
+
+    /// Largest image file that is accepted
+    #[arg(long, env = "SEMLINK_MAX_IMAGE_BYTES", value_name = "BYTES", default_value_t = Config::MAX_IMAGE_BYTES)]
+    pub max_image_bytes: usize,
+
+    /// Largest width times height that is accepted, checked before an image is decoded
+    #[arg(long, env = "SEMLINK_MAX_IMAGE_PIXELS", value_name = "PIXELS", default_value_t = Config::MAX_IMAGE_PIXELS)]
+    pub max_image_pixels: u64,
+
+    /// Seconds that a reported channel counts; with 0 frames depend on nothing but image and rate
+    #[arg(long, env = "SEMLINK_FEEDBACK_AGE", value_name = "SECONDS", default_value_t = Config::FEEDBACK_AGE)]
+    pub feedback_age: f64,
+}
+
+impl Config {
+    const QUEUE: usize = 1024;
+    const IN_FLIGHT: usize = 256;
+    const MAX_BATCH: usize = 64;
+    const MAX_IMAGE_BYTES: usize = 8 << 20;
+    const MAX_IMAGE_PIXELS: u64 = 16_000_000;
+    const FEEDBACK_AGE: f64 = 10.0;
+
+    /// The default settings with this next Link and bundle.
+    pub fn new(next: impl Into<String>, bundle: impl Into<PathBuf>, rate: Rate) -> Config {
+        Config {
+            next: next.into(),
+            bundle: bundle.into(),
+            rate,
+            queue: Config::QUEUE,
+            in_flight: Config::IN_FLIGHT,
+            max_batch: Config::MAX_BATCH,
+            max_image_bytes: Config::MAX_IMAGE_BYTES,
+            max_image_pixels: Config::MAX_IMAGE_PIXELS,
+            feedback_age: Config::FEEDBACK_AGE,
+        }
+    }
+}

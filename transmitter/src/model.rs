@@ -1,0 +1,169 @@
+//! The encoder on its thread: batches of image files in, frames of symbols out.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use rayon::prelude::*;
+use semlink_channel::{ChannelUses, Complex32, iq};
+use semlink_codec::{EncoderHalf, EncoderState, ImageLimits, Input};
+use tonic::Status;
+
+use crate::batch::{Batcher, Limits, Lost};
+use crate::feedback::Feedback;
+use crate::rate::{Rate, RateTable};
+
+/// The way to the encoder.
+#[derive(Debug)]
+pub(crate) struct Model(Batcher<Image, Result<Encoded, Status>>);
+
+/// One image that is to be sent.
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// An encoded image file.
+    pub(crate) file: Bytes,
+    /// Channel uses that the client asks for, if it does.
+    pub(crate) uses: Option<ChannelUses>,
+}
+
+/// One image as it goes on the air.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    /// `uses` symbols, cf32_le.
+    pub(crate) symbols: Bytes,
+    /// Payload channel uses k.
+    pub(crate) uses: ChannelUses,
+    /// height x width x channels of the image as captured.
+    pub(crate) captured: u64,
+    /// Decoding and preprocessing of this image, in microseconds.
+    pub(crate) prepare_us: u64,
+    /// The forward pass of its batch, in microseconds.
+    pub(crate) encode_us: u64,
+}
+
+/// What the encoder's thread works with.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    pub(crate) half: EncoderHalf,
+    pub(crate) limits: ImageLimits,
+    pub(crate) rate: Rate,
+    pub(crate) rates: Arc<RateTable>,
+    pub(crate) feedback: Arc<Feedback>,
+}
+
+struct Prepared {
+    input: Input,
+    uses: Option<ChannelUses>,
+    us: u64,
+}
+
+impl Model {
+    /// Moves the encoder to its thread.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub(crate) fn spawn(encoder: Encoder, limits: Limits) -> io::Result<Model> {
+        let work = move |images: Vec<Image>| encoder.encode(images);
+        Batcher::spawn("encoder", limits, work).map(Model)
+    }
+
+    /// The frame of one image; waits while the queue is full.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for bytes that are no image within the limits, `INTERNAL` when the encoder fails.
+    pub(crate) async fn encode(&self, image: Image) -> Result<Encoded, Status> {
+        self.0.submit(image).await.map_err(|Lost| failed())?
+    }
+}
+
+impl Encoder {
+    /// One answer per image, in order. Each image is prepared and judged alone; those that are good are encoded together.
+    pub(crate) fn encode(&self, images: Vec<Image>) -> Vec<Result<Encoded, Status>> {
+        let mut good = Vec::with_capacity(images.len());
+        let prepared: Vec<Result<Prepared, Status>> =
+            images.into_par_iter().map(|image| self.prepare(&image)).collect();
+        let refused: Vec<Option<Status>> =
+            prepared.into_iter().map(|image| image.map(|image| good.push(image)).err()).collect();
+        let mut encoded = self.forward(good).into_iter();
+        refused
+            .into_iter()
+            .map(|refused| match refused {
+                Some(status) => Err(status),
+                None => encoded.next().unwrap_or_else(|| Err(Status::internal("encoder: no frame"))),
+            })
+            .collect()
+    }
+
+    /// A real forward pass with an input of zeros: what readiness means.
+    ///
+    /// # Errors
+    /// What the encoder says.
+    pub(crate) fn probe(&self) -> Result<(), Status> {
+        let spec = &self.half.manifest().input;
+        let input = Input { pixels: vec![0.0; spec.len()], captured: spec.len() as u64 };
+        let frames = self.forward(vec![Prepared { input, uses: None, us: 0 }]);
+        frames.into_iter().next().unwrap_or_else(|| Err(Status::internal("encoder: no frame"))).map(drop)
+    }
+
+    fn prepare(&self, image: &Image) -> Result<Prepared, Status> {
+        let start = Instant::now();
+        // Files come from anywhere: should one bring a decoder down, it must not cost its neighbours.
+        let input = catch_unwind(AssertUnwindSafe(|| self.half.prepare(&image.file, &self.limits)))
+            .map_err(|_| failed())?
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Prepared { input, uses: image.uses, us: micros(start) })
+    }
+
+    /// A batch is encoded for the channel as it was last reported when the batch began.
+    fn forward(&self, images: Vec<Prepared>) -> Vec<Result<Encoded, Status>> {
+        if images.is_empty() {
+            return Vec::new();
+        }
+        let start = Instant::now();
+        let condition = self.feedback.current(start);
+        let chosen = self.rates.choose(self.rate, condition);
+        let state = |uses: Option<ChannelUses>| EncoderState {
+            snr_db: condition.map(|condition| condition.snr_db),
+            kind: condition.and_then(|condition| condition.kind),
+            uses: uses.unwrap_or(chosen),
+        };
+        let mut inputs = Vec::with_capacity(images.len());
+        let mut states = Vec::with_capacity(images.len());
+        let mut facts = Vec::with_capacity(images.len());
+        for Prepared { input, uses, us } in images {
+            let state = state(uses);
+            facts.push((state.uses, input.captured, us));
+            states.push(state);
+            inputs.push(input);
+        }
+        let frames = self.symbols(&inputs, &states);
+        let encode_us = micros(start);
+        let encoded = |(symbols, (uses, captured, prepare_us)): (Result<Vec<Complex32>, Status>, _)| {
+            Ok(Encoded { symbols: iq::encode(&symbols?).into(), uses, captured, prepare_us, encode_us })
+        };
+        frames.into_iter().zip(facts).map(encoded).collect()
+    }
+
+    /// The symbols of each input. One that the encoder refuses must not cost its neighbours.
+    fn symbols(&self, inputs: &[Input], states: &[EncoderState]) -> Vec<Result<Vec<Complex32>, Status>> {
+        match self.half.encode(inputs, states) {
+            Ok(frames) => frames.into_iter().map(Ok).collect(),
+            Err(_) if inputs.len() > 1 => {
+                let alone = inputs.chunks(1).zip(states.chunks(1));
+                alone.flat_map(|(input, state)| self.symbols(input, state)).collect()
+            }
+            Err(error) => vec![Err(Status::internal(format!("encoder: {error}")))],
+        }
+    }
+}
+
+fn failed() -> Status {
+    Status::internal("the encoder failed on this image; see the log")
+}
+
+fn micros(since: Instant) -> u64 {
+    // Half a million years fit.
+    since.elapsed().as_micros() as u64
+}
