@@ -1,1 +1,19 @@
-//! Stub.
+//! Offline training of a semantic codec: teacher, distillation, robust stage, evaluation, bundle.
+//!
+//! A [`recipe::Recipe`] describes the experiment, a [`Context`] runs its [`Stage`]s in a folder of its own.
+
+mod augment;
+mod data;
+pub mod dataset;
+mod error;
+mod fit;
+mod plot;
+mod progress;
+pub mod recipe;
+pub mod report;
+mod stages;
+
+pub use augment::AugmentConfig;
+pub use error::{Error, Result};
+pub use fit::{FitConfig, OptimizerKind};
+pub use stages::{Context, Stage};

@@ -1,2 +1,111 @@
-//! Stub.
-fn main() {}
+//! `semlink-trainer`: from a recipe and images to a codec bundle.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use semlink_trainer::recipe::Recipe;
+use semlink_trainer::{Context, Error, Stage, dataset};
+
+/// Trains semantic codecs: a teacher, a small student distilled from it, and the channel codec around the student.
+#[derive(Debug, Parser)]
+#[command(version, after_help = HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const HELP: &str = "\
+Example, from nothing to a bundle:
+  semlink-trainer data fetch --out data          (or: apt-get install dataset-fashion-mnist)
+  semlink-trainer run recipes/fashion-mnist.toml --data data
+  semlink-receiver --bundle runs/fashion-mnist/bundle ...
+
+Exit status: 0 done, 2 wrong usage, 64 wrong recipe, 1 anything else.";
+
+const RUN_HELP: &str = "\
+Stages, in order, and what they write into the run's folder:
+  teacher   trains a large classifier, or takes the one that the recipe names   teacher.safetensors
+  cache     the teacher's outputs for augmented views of the training images    cache.safetensors
+  distill   stage 1: the student learns the teacher's features                  student.safetensors
+  robust    stage 2: channel codec and classifier learn over random channels    codec.safetensors
+  evaluate  accuracy on the test split by channel, SNR and channel uses         report.json, .svg, .txt
+  bundle    what the services load                                              bundle/
+
+metrics.jsonl has a line for every 50 steps and every epoch; STAGE.done.json says how long a stage took; STAGE.checkpoint.safetensors
+is what --resume continues from after a kill, with the result that the run would have had.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a recipe: teacher, cache, distill, robust, evaluate, bundle.
+    #[command(after_help = RUN_HELP)]
+    Run {
+        /// The experiment, e.g. recipes/fashion-mnist.toml.
+        recipe: PathBuf,
+        /// Only this stage; earlier ones must have run in the same folder.
+        #[arg(long)]
+        stage: Option<Stage>,
+        /// Skips stages that are done and continues the one that was interrupted, with the result it would have had.
+        #[arg(long)]
+        resume: bool,
+        /// Folder of the IDX files instead of the recipe's.
+        #[arg(long, env = "SEMLINK_DATA")]
+        data: Option<PathBuf>,
+        /// Folder of this run [default: runs/NAME].
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Threads to compute with [default: the CPUs that this process may use].
+        #[arg(long, env = "SEMLINK_THREADS")]
+        threads: Option<usize>,
+        /// Stage bundle also copies bundle, teacher and sample to this folder, as the repository's assets/ holds them.
+        #[arg(long)]
+        assets: Option<PathBuf>,
+    },
+    /// The images of Fashion-MNIST.
+    #[command(subcommand)]
+    Data(Data),
+}
+
+#[derive(Debug, Subcommand)]
+enum Data {
+    /// Downloads the four files (30 MB) from their authors and checks their content.
+    Fetch {
+        /// Folder to put them in.
+        #[arg(long, default_value = "data")]
+        out: PathBuf,
+        /// Where to get them from.
+        #[arg(long, default_value = dataset::ADDRESS)]
+        from: String,
+    },
+    /// Writes the first 1,000 test images and labels, which are shipped for demonstrations.
+    Sample {
+        /// Folder of the IDX files.
+        #[arg(long, env = "SEMLINK_DATA", default_value = "/usr/share/datasets/fashion-mnist")]
+        data: PathBuf,
+        /// Folder to put them in.
+        #[arg(long, default_value = "assets/sample")]
+        out: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("semlink-trainer: {error}");
+            ExitCode::from(if matches!(error, Error::Recipe { .. }) { 64 } else { 1 })
+        }
+    }
+}
+
+fn run(cli: Cli) -> semlink_trainer::Result<()> {
+    match cli.command {
+        Command::Run { recipe, stage, resume, data, out, threads, assets } => {
+            let recipe = Recipe::read(&recipe)?;
+            semlink_nn::runtime::init(threads)?;
+            Context::new(&recipe, data.as_deref(), out.as_deref())?.resume(resume).assets(assets).run(stage)
+        }
+        Command::Data(Data::Fetch { out, from }) => dataset::fetch(&from, &out),
+        Command::Data(Data::Sample { data, out }) => dataset::sample(&data, &out),
+    }
+}

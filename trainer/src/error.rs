@@ -1,0 +1,105 @@
+//! The trainer's error type.
+
+use std::path::PathBuf;
+
+/// `std::result::Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can stop a run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A recipe that cannot be run.
+    #[error("{}: {}", path.display(), faults.join("; "))]
+    Recipe {
+        /// The file.
+        path: PathBuf,
+        /// Every fault found.
+        faults: Vec<String>,
+    },
+    /// The data set's files.
+    #[error(
+        "{0}; Debian has them as package dataset-fashion-mnist, elsewhere: semlink-trainer data fetch --out DIR, then --data DIR"
+    )]
+    Data(#[from] semlink_codec::idx::IdxError),
+    /// The data set does not fit the recipe.
+    #[error("{0}")]
+    Split(String),
+    /// A network.
+    #[error(transparent)]
+    Codec(#[from] semlink_codec::Error),
+    /// A bundle.
+    #[error(transparent)]
+    Bundle(#[from] semlink_codec::BundleError),
+    /// An operator, optimiser or checkpoint.
+    #[error(transparent)]
+    Nn(#[from] semlink_nn::Error),
+    /// The tensor library.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+    /// A channel quantity.
+    #[error(transparent)]
+    Channel(#[from] semlink_channel::Error),
+    /// The loss is no longer a number.
+    #[error("stage {stage}: the loss became {loss} at step {step}; the last good checkpoint is {}; try a lower lr or clip = 1.0", checkpoint.display())]
+    Diverged {
+        /// Which stage.
+        stage: &'static str,
+        /// Which step, from 0.
+        step: usize,
+        /// What it became.
+        loss: f32,
+        /// Where training can go on from.
+        checkpoint: PathBuf,
+    },
+    /// The run was told to stop here.
+    #[error("stage {stage}: stopped after step {step} of {total}; --resume goes on from there")]
+    Stopped {
+        /// Which stage.
+        stage: &'static str,
+        /// Steps done.
+        step: usize,
+        /// Steps of the stage.
+        total: usize,
+    },
+    /// A checkpoint that does not belong to this recipe.
+    #[error("{}: made with another configuration of stage {stage}; run without --resume to start that stage afresh", path.display())]
+    OtherCheckpoint {
+        /// Which stage.
+        stage: &'static str,
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// A stage needs the result of an earlier one.
+    #[error("{} is missing, which stage {earlier} writes: run that one first", path.display())]
+    Missing {
+        /// The stage that makes the file.
+        earlier: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A download.
+    #[error("{url}: {what}")]
+    Fetch {
+        /// From where.
+        url: String,
+        /// What went wrong.
+        what: String,
+    },
+    /// A plot or report.
+    #[error("{}: {what}", path.display())]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        what: String,
+    },
+}

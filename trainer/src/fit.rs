@@ -1,0 +1,372 @@
+//! The training loop that all stages share: order, schedule, averaging, checkpoints, resumption, selection.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use semlink_nn::optim::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig};
+use semlink_nn::schedule::OneCycle;
+use semlink_nn::{Params, checkpoint, grad};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::progress::{Metrics, Progress};
+use crate::{Error, Result};
+
+/// How a stage optimises.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FitConfig {
+    /// Seeds initial weights, the order of the images and everything that the stage draws.
+    pub seed: u64,
+    /// Passes over the training split.
+    pub epochs: usize,
+    /// Images in a step; a rest at the end of a pass is left out.
+    pub batch: usize,
+    /// The update rule.
+    pub optimizer: OptimizerKind,
+    /// Peak learning rate of the one-cycle schedule.
+    pub lr: f64,
+    /// Share of the steps before the peak.
+    pub warmup: f64,
+    /// Weight decay; vectors (biases, batch-norm) are spared.
+    pub weight_decay: f64,
+    /// Decay of the exponential moving average of the weights, which is what is validated and kept; 0: the weights themselves.
+    pub ema: f64,
+    /// Largest gradient norm; absent: no clipping.
+    #[serde(default)]
+    pub clip: Option<f64>,
+}
+
+/// Update rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Nesterov momentum 0.9.
+    Sgd,
+    /// Adam with decoupled weight decay.
+    AdamW,
+}
+
+impl FitConfig {
+    /// Every fault, naming its field.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |ok: bool, fault: String| {
+            if !ok {
+                faults.push(fault);
+            }
+        };
+        check((1..=100_000).contains(&self.epochs), format!("epochs = {}, expected 1 to 100000", self.epochs));
+        check((1..=65_536).contains(&self.batch), format!("batch = {}, expected 1 to 65536", self.batch));
+        check(self.lr > 0.0 && self.lr.is_finite(), format!("lr = {}, expected above 0", self.lr));
+        check((0.0..1.0).contains(&self.warmup), format!("warmup = {}, expected 0 to below 1", self.warmup));
+        check(
+            (0.0..1.0).contains(&self.weight_decay),
+            format!("weight_decay = {}, expected 0 to below 1", self.weight_decay),
+        );
+        check((0.0..1.0).contains(&self.ema), format!("ema = {}, expected 0 to below 1", self.ema));
+        check(self.clip.is_none_or(|c| c > 0.0 && c.is_finite()), format!("clip = {:?}, expected above 0", self.clip));
+        faults
+    }
+
+    fn optimizer(&self, params: &Params) -> Result<Box<dyn Optimizer>> {
+        let vars = params.vars();
+        Ok(match self.optimizer {
+            OptimizerKind::Sgd => Box::new(Sgd::new(
+                vars,
+                SgdConfig { momentum: 0.9, nesterov: true, weight_decay: self.weight_decay, decay_vectors: false },
+            )?),
+            OptimizerKind::AdamW => Box::new(AdamW::new(
+                vars,
+                AdamWConfig { weight_decay: self.weight_decay, decay_vectors: false, ..AdamWConfig::default() },
+            )?),
+        })
+    }
+}
+
+/// What a stage trains.
+pub(crate) trait Objective {
+    /// Training samples.
+    fn samples(&self) -> usize;
+
+    /// The loss of some samples in pass `epoch`, a scalar.
+    fn loss(&self, epoch: usize, samples: &[usize]) -> Result<Tensor>;
+
+    /// Applies weights (frozen) to the validation split. The first figure decides which epoch is kept; more is better.
+    fn validate(&self, weights: &Params) -> Result<Vec<(String, f64)>>;
+}
+
+/// Where a stage trains.
+pub(crate) struct Job<'a> {
+    pub(crate) stage: &'static str,
+    pub(crate) config: FitConfig,
+    /// The run's folder.
+    pub(crate) dir: &'a Path,
+    /// Continue from the stage's checkpoint, if there is one.
+    pub(crate) resume: bool,
+    /// Hash of all that the result follows from; a checkpoint of another is refused.
+    pub(crate) inputs: String,
+    /// Set to the seconds that interrupted attempts took.
+    pub(crate) seconds_before: &'a Cell<f64>,
+    /// Steps between checkpoints; one is also written after each epoch.
+    pub(crate) checkpoint_steps: usize,
+    /// Stop after this many steps with a checkpoint, as a kill would (tests).
+    pub(crate) stop_after: Option<usize>,
+}
+
+/// Progress within a stage, as a checkpoint stores it.
+struct State {
+    /// Steps done.
+    step: usize,
+    average: Average,
+    best: BTreeMap<String, Tensor>,
+    best_score: f64,
+}
+
+impl Job<'_> {
+    fn checkpoint(&self) -> PathBuf {
+        self.dir.join(format!("{}.checkpoint.safetensors", self.stage))
+    }
+
+    /// Trains and gives the weights of the best epoch.
+    ///
+    /// `build` makes the objective on fresh parameters or those of the checkpoint. The result of a resumed run equals that of an
+    /// uninterrupted one: everything that is drawn follows from (seed, epoch, sample).
+    pub(crate) fn run<O: Objective>(
+        &self,
+        build: impl FnOnce(&Params) -> Result<O>,
+    ) -> Result<BTreeMap<String, Tensor>> {
+        let config = &self.config;
+        let started = Instant::now();
+        let saved = if self.resume && self.checkpoint().exists() { Some(self.read()?) } else { None };
+        self.seconds_before.set(saved.as_ref().map_or(0.0, |saved| saved.seconds));
+        let params = match &saved {
+            Some(saved) => Params::trainable(saved.part("model")),
+            None => Params::init(config.seed, &Device::Cpu),
+        };
+        let objective = build(&params)?;
+        params.check_all_used()?;
+        let mut optimizer = config.optimizer(&params)?;
+        let mut state = State {
+            step: 0,
+            average: Average::new(config.ema, &params)?,
+            best: BTreeMap::new(),
+            best_score: f64::NEG_INFINITY,
+        };
+        if let Some(saved) = saved {
+            optimizer.load_state(&saved.part("optimizer"))?;
+            state.average.load(&saved.part("average"))?;
+            state.best = saved.part("best");
+            state.best_score = saved.best_score;
+            state.step = saved.step;
+        }
+        let batch = config.batch.min(objective.samples());
+        let per_epoch = objective.samples() / batch;
+        let total = per_epoch * config.epochs;
+        let schedule = OneCycle::new(config.lr, (config.warmup * total as f64) as usize, total);
+        let mut metrics = Metrics::open(&self.dir.join("metrics.jsonl"))?;
+        let mut progress = Progress::new(self.stage, total, state.step, batch);
+        let mut order = Vec::new();
+        let mut order_epoch = usize::MAX;
+        let mut running: Option<f32> = None;
+        while state.step < total {
+            let (epoch, in_epoch) = (state.step / per_epoch, state.step % per_epoch);
+            if order_epoch != epoch {
+                order = shuffled(objective.samples(), config.seed, epoch);
+                order_epoch = epoch;
+            }
+            let loss = objective.loss(epoch, &order[in_epoch * batch..(in_epoch + 1) * batch])?;
+            let value = loss.to_scalar::<f32>()?;
+            if !value.is_finite() {
+                return Err(Error::Diverged {
+                    stage: self.stage,
+                    step: state.step,
+                    loss: value,
+                    checkpoint: self.checkpoint(),
+                });
+            }
+            let mut grads = loss.backward()?;
+            if state.step == 0 {
+                grad::check_every_var_has_gradient(&params.vars(), &grads)?;
+            }
+            if let Some(most) = config.clip {
+                grad::clip_norm(&params.vars(), &mut grads, most)?;
+            }
+            let lr = schedule.lr(state.step);
+            optimizer.step(&grads, lr)?;
+            state.average.update(&params)?;
+            state.step += 1;
+            let smooth = running.map_or(value, |r| 0.98 * r + 0.02 * value);
+            running = Some(smooth);
+            progress.step(state.step, smooth);
+            if state.step.is_multiple_of(50) {
+                metrics.write(
+                    &json!({"stage": self.stage, "epoch": epoch, "step": state.step, "lr": lr, "loss": smooth}),
+                )?;
+            }
+            let epoch_done = state.step.is_multiple_of(per_epoch);
+            if epoch_done {
+                let averaged = state.average.tensors(&params)?;
+                let figures = objective.validate(&Params::frozen(averaged.clone()))?;
+                let score = figures.first().map_or(0.0, |(_, score)| *score);
+                if score > state.best_score {
+                    state.best_score = score;
+                    state.best = averaged;
+                }
+                let named: BTreeMap<_, _> = figures.iter().cloned().collect();
+                metrics
+                    .write(&json!({"stage": self.stage, "epoch": epoch, "step": state.step, "validation": named}))?;
+                progress.epoch(epoch + 1, config.epochs, smooth, &figures);
+            }
+            let stop = self.stop_after.is_some_and(|most| state.step >= most);
+            if epoch_done || stop || state.step.is_multiple_of(self.checkpoint_steps) {
+                let seconds = self.seconds_before.get() + started.elapsed().as_secs_f64();
+                self.save(&params, optimizer.as_ref(), &state, seconds)?;
+            }
+            if stop && state.step < total {
+                return Err(Error::Stopped { stage: self.stage, step: state.step, total });
+            }
+        }
+        progress.finish();
+        Ok(state.best)
+    }
+
+    fn save(&self, params: &Params, optimizer: &dyn Optimizer, state: &State, seconds: f64) -> Result<()> {
+        let mut tensors = BTreeMap::new();
+        let parts = [
+            ("model", params.tensors()?),
+            ("optimizer", optimizer.state()?),
+            ("average", state.average.saved(params)?),
+            ("best", state.best.clone()),
+        ];
+        for (part, content) in parts {
+            tensors.extend(content.into_iter().map(|(name, t)| (format!("{part}/{name}"), t)));
+        }
+        let text = BTreeMap::from([
+            ("step".to_owned(), state.step.to_string()),
+            ("best_score".to_owned(), state.best_score.to_string()),
+            ("seconds".to_owned(), seconds.to_string()),
+            ("inputs".to_owned(), self.inputs.clone()),
+        ]);
+        Ok(checkpoint::save(&self.checkpoint(), &tensors, &text)?)
+    }
+
+    fn read(&self) -> Result<Saved> {
+        let path = self.checkpoint();
+        let checkpoint = checkpoint::load(&path, &Device::Cpu)?;
+        if checkpoint.metadata.get("inputs") != Some(&self.inputs) {
+            return Err(Error::OtherCheckpoint { stage: self.stage, path });
+        }
+        let number = |name: &str| checkpoint.metadata.get(name).and_then(|text| text.parse::<f64>().ok());
+        match (number("step"), number("best_score"), number("seconds")) {
+            (Some(step), Some(best_score), Some(seconds)) => {
+                Ok(Saved { step: step as usize, best_score, seconds, tensors: checkpoint.tensors })
+            }
+            _ => Err(Error::Report { path, what: "not a checkpoint: step, best_score or seconds is missing".into() }),
+        }
+    }
+}
+
+/// The samples of one pass, in the order in which it takes them.
+fn shuffled(samples: usize, seed: u64, epoch: usize) -> Vec<usize> {
+    let mut key = [0; 32];
+    for (part, value) in key.chunks_exact_mut(8).zip([seed, epoch as u64, 0x6f72_6465, 0]) {
+        part.copy_from_slice(&value.to_le_bytes());
+    }
+    let mut order: Vec<usize> = (0..samples).collect();
+    order.shuffle(&mut ChaCha8Rng::from_seed(key));
+    order
+}
+
+/// A checkpoint that was read.
+struct Saved {
+    tensors: BTreeMap<String, Tensor>,
+    step: usize,
+    best_score: f64,
+    /// Spent until then.
+    seconds: f64,
+}
+
+impl Saved {
+    fn part(&self, part: &str) -> BTreeMap<String, Tensor> {
+        let prefix = format!("{part}/");
+        self.tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix(&prefix)?.to_owned(), t.clone()))).collect()
+    }
+}
+
+/// Exponential moving average of weights and running statistics (Polyak averaging), which generalises better than the last weights.
+struct Average {
+    decay: f32,
+    shadow: BTreeMap<String, Vec<f32>>,
+    updates: usize,
+}
+
+const UPDATES: &str = "updates";
+
+impl Average {
+    fn new(decay: f64, params: &Params) -> Result<Self> {
+        let mut average = Self { decay: decay as f32, shadow: BTreeMap::new(), updates: 0 };
+        if decay > 0.0 {
+            average.shadow = values(&params.tensors()?)?;
+        }
+        Ok(average)
+    }
+
+    fn update(&mut self, params: &Params) -> Result<()> {
+        if self.shadow.is_empty() {
+            return Ok(());
+        }
+        self.updates += 1;
+        // Early on, the average follows faster: the initial weights are worth nothing.
+        let decay = self.decay.min((1.0 + self.updates as f32) / (10.0 + self.updates as f32));
+        let now = values(&params.tensors()?)?;
+        self.shadow.par_iter_mut().for_each(|(name, shadow)| {
+            if let Some(now) = now.get(name) {
+                shadow.iter_mut().zip(now).for_each(|(s, x)| *s += (1.0 - decay) * (x - *s));
+            }
+        });
+        Ok(())
+    }
+
+    fn tensors(&self, params: &Params) -> Result<BTreeMap<String, Tensor>> {
+        let mut tensors = params.tensors()?;
+        for (name, shadow) in &self.shadow {
+            if let Some(t) = tensors.get_mut(name) {
+                *t = Tensor::from_slice(shadow, t.dims(), &Device::Cpu)?;
+            }
+        }
+        Ok(tensors)
+    }
+
+    fn saved(&self, params: &Params) -> Result<BTreeMap<String, Tensor>> {
+        if self.shadow.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mut tensors = self.tensors(params)?;
+        tensors.insert(UPDATES.into(), Tensor::new(&[self.updates as u32], &Device::Cpu)?);
+        Ok(tensors)
+    }
+
+    fn load(&mut self, saved: &BTreeMap<String, Tensor>) -> Result<()> {
+        for (name, shadow) in &mut self.shadow {
+            if let Some(t) = saved.get(name) {
+                *shadow = t.flatten_all()?.to_vec1()?;
+            }
+        }
+        if let Some(t) = saved.get(UPDATES) {
+            self.updates = t.to_vec1::<u32>()?.first().copied().unwrap_or(0) as usize;
+        }
+        Ok(())
+    }
+}
+
+fn values(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Vec<f32>>> {
+    tensors.iter().map(|(name, t)| Ok((name.clone(), t.flatten_all()?.to_vec1()?))).collect()
+}

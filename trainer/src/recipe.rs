@@ -1,0 +1,304 @@
+//! One experiment, one file: the typed content of `recipes/*.toml`.
+
+use std::path::{Path, PathBuf};
+
+use semlink_channel::{ChannelKind, RicianK, SnrDb};
+use semlink_codec::{CatConfig, InputSpec, ResidualConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::augment::AugmentConfig;
+use crate::fit::FitConfig;
+use crate::{Error, Result};
+
+/// A whole experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Names the run directory and the bundle.
+    pub name: String,
+    /// Images and splits.
+    pub data: DataConfig,
+    /// Stage `teacher`.
+    pub teacher: TeacherConfig,
+    /// Stage `cache`.
+    pub cache: CacheConfig,
+    /// The network that stage `distill` trains.
+    pub student: StudentConfig,
+    /// Stage `distill`.
+    pub distill: DistillConfig,
+    /// The codec that stage `robust` trains.
+    pub cat: CatConfig,
+    /// Stage `robust`.
+    pub robust: RobustConfig,
+    /// Stage `evaluate`.
+    pub evaluate: EvaluateConfig,
+}
+
+/// Where images come from and how they are split and scaled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Folder of the four IDX files, plain or gzipped.
+    pub dir: PathBuf,
+    /// Class names, by index.
+    pub labels: Vec<String>,
+    /// Images of the training files that are kept for validation.
+    pub validation: usize,
+    /// Decides which those are.
+    pub seed: u64,
+    /// Mean of the pixels, scaled to \[0, 1\], for each channel.
+    pub mean: Vec<f32>,
+    /// Their standard deviation.
+    pub std: Vec<f32>,
+}
+
+/// Stage `teacher`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherConfig {
+    /// Its encoder; the classifier is linear.
+    pub network: ResidualConfig,
+    /// A trained teacher to take instead of training one.
+    #[serde(default)]
+    pub from: Option<PathBuf>,
+    /// Probability mass that the targets spread over all classes.
+    pub label_smoothing: f32,
+    /// Augmentation.
+    pub augment: AugmentConfig,
+    /// Optimisation.
+    pub fit: FitConfig,
+}
+
+/// Stage `cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheConfig {
+    /// Augmented views of each training image.
+    pub views: usize,
+    /// Augmentation of the views.
+    pub augment: AugmentConfig,
+    /// With view and image, decides the augmentation.
+    pub seed: u64,
+}
+
+/// The student's encoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StudentConfig {
+    /// Its sizes.
+    pub network: ResidualConfig,
+}
+
+/// Stage `distill`: stage 1 of RKD-SC.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillConfig {
+    /// Weight of the feature distance.
+    pub feature_weight: f64,
+    /// Weight of the divergence from the teacher's softened decision.
+    pub logit_weight: f64,
+    /// Weight of the cross-entropy with the label.
+    pub task_weight: f64,
+    /// Temperature of the softened decision.
+    pub temperature: f32,
+    /// Optimisation.
+    pub fit: FitConfig,
+}
+
+/// Stage `robust`: stage 2 of RKD-SC.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RobustConfig {
+    /// Lowest and highest Es/N0; drawn uniformly for each frame.
+    pub snr_db: [f32; 2],
+    /// Lowest and highest Rician K.
+    pub k_factor_db: [f32; 2],
+    /// Share of AWGN frames.
+    pub awgn: f64,
+    /// Share of Rayleigh frames.
+    pub rayleigh: f64,
+    /// Share of Rician frames.
+    pub rician: f64,
+    /// Share of frames whose encoder does not know the channel state.
+    pub unknown: f64,
+    /// Weight of the distance to the teacher's features.
+    pub feature_weight: f64,
+    /// Weight of the cross-entropy with the label.
+    pub task_weight: f64,
+    /// Weight of the cross-entropy with the teacher's decision.
+    pub logit_weight: f64,
+    /// Temperature of the teacher's decision.
+    pub temperature: f32,
+    /// Optimisation.
+    pub fit: FitConfig,
+}
+
+/// Stage `evaluate`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluateConfig {
+    /// Seeds the channel.
+    pub seed: u64,
+    /// Channel kinds to measure.
+    pub channels: Vec<ChannelKind>,
+    /// Es/N0 values to measure.
+    pub snr_db: Vec<f32>,
+    /// K of the Rician channel.
+    pub k_factor_db: f32,
+    /// Frames sent for each image over fading channels.
+    pub fading_draws: usize,
+}
+
+impl Recipe {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, has unknown or missing keys, or describes something that cannot be run; all faults are listed.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|faults| Error::Recipe { path: path.to_owned(), faults })
+    }
+
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// Every fault found.
+    pub fn parse(text: &str) -> std::result::Result<Self, Vec<String>> {
+        let recipe: Self = toml::from_str(text).map_err(|e| vec![e.to_string().trim().replace('\n', " ")])?;
+        let faults = recipe.faults();
+        if faults.is_empty() { Ok(recipe) } else { Err(faults) }
+    }
+
+    /// Input of the encoder for images of this size.
+    pub fn input(&self, height: usize, width: usize) -> InputSpec {
+        let DataConfig { mean, std, .. } = &self.data;
+        InputSpec { height, width, channels: mean.len(), mean: mean.clone(), std: std.clone() }
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.data.labels.len()
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |ok: bool, fault: String| {
+            if !ok {
+                faults.push(fault);
+            }
+        };
+        let name_ok =
+            !self.name.is_empty() && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        check(name_ok, format!("name = {:?}, expected letters, digits, '-', '_', '.'", self.name));
+        let classes = self.classes();
+        check((2..=256).contains(&classes), format!("data.labels has {classes} entries, expected 2 to 256"));
+        check(self.data.validation > 0, "data.validation = 0, expected at least 1 image".into());
+        for (name, smoothing) in [("teacher.label_smoothing", self.teacher.label_smoothing)] {
+            check((0.0..1.0).contains(&smoothing), format!("{name} = {smoothing}, expected 0 to below 1"));
+        }
+        check((1..=64).contains(&self.cache.views), format!("cache.views = {}, expected 1 to 64", self.cache.views));
+        let (teacher, student) = (self.teacher.network.features, self.student.network.features);
+        check(
+            teacher == student,
+            format!("teacher.network.features = {teacher} and student.network.features = {student} must be equal"),
+        );
+        let r = &self.robust;
+        let weights = [
+            ("distill.feature_weight", self.distill.feature_weight),
+            ("distill.logit_weight", self.distill.logit_weight),
+            ("distill.task_weight", self.distill.task_weight),
+            ("robust.awgn", r.awgn),
+            ("robust.rayleigh", r.rayleigh),
+            ("robust.rician", r.rician),
+            ("robust.feature_weight", r.feature_weight),
+            ("robust.logit_weight", r.logit_weight),
+            ("robust.task_weight", r.task_weight),
+        ];
+        for (name, weight) in weights {
+            check(weight >= 0.0 && weight.is_finite(), format!("{name} = {weight}, expected at least 0"));
+        }
+        check(r.awgn + r.rayleigh + r.rician > 0.0, "robust.awgn, rayleigh and rician are all 0".into());
+        check((0.0..=1.0).contains(&r.unknown), format!("robust.unknown = {}, expected 0 to 1", r.unknown));
+        for (name, t) in [("distill.temperature", self.distill.temperature), ("robust.temperature", r.temperature)] {
+            check(t > 0.0 && t.is_finite(), format!("{name} = {t}, expected above 0"));
+        }
+        let snrs = r
+            .snr_db
+            .iter()
+            .map(|x| ("robust.snr_db", *x))
+            .chain(self.evaluate.snr_db.iter().map(|x| ("evaluate.snr_db", *x)));
+        for (name, snr) in snrs {
+            check(SnrDb::try_new(snr).is_ok(), format!("{name} = {snr}, expected -60 to 100 dB"));
+        }
+        for k in r.k_factor_db.iter().chain([&self.evaluate.k_factor_db]) {
+            check(RicianK::try_new_db(*k).is_ok(), format!("k_factor_db = {k}, expected -40 to 60 dB"));
+        }
+        check(r.snr_db[0] <= r.snr_db[1], "robust.snr_db: the lowest comes first".into());
+        check(r.k_factor_db[0] <= r.k_factor_db[1], "robust.k_factor_db: the lowest comes first".into());
+        let draws = self.evaluate.fading_draws;
+        check((1..=1000).contains(&draws), format!("evaluate.fading_draws = {draws}, expected 1 to 1000"));
+        check(
+            !self.evaluate.channels.is_empty() && !self.evaluate.snr_db.is_empty(),
+            "evaluate.channels and evaluate.snr_db need an entry each".into(),
+        );
+        // Height and width come with the files; any valid size does here.
+        for fault in self.input(28, 28).faults() {
+            faults.push(format!("data: {fault}"));
+        }
+        for (name, network) in [("teacher.network", &self.teacher.network), ("student.network", &self.student.network)]
+        {
+            if let Err(e) = network.validate() {
+                faults.push(format!("{name}: {e}"));
+            }
+        }
+        if let Err(e) = self.cat.validate() {
+            faults.push(format!("cat: {e}"));
+        }
+        for (name, fit) in
+            [("teacher", &self.teacher.fit), ("distill", &self.distill.fit), ("robust", &self.robust.fit)]
+        {
+            faults.extend(fit.faults().into_iter().map(|fault| format!("{name}.fit.{fault}")));
+        }
+        for (name, augment) in [("teacher", &self.teacher.augment), ("cache", &self.cache.augment)] {
+            faults.extend(augment.faults().into_iter().map(|fault| format!("{name}.augment.{fault}")));
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../../recipes/fashion-mnist.toml");
+
+    #[test]
+    fn the_shipped_recipe_parses() {
+        let recipe = Recipe::parse(SHIPPED).unwrap();
+        assert_eq!(recipe.classes(), 10);
+        // The student is at most a 25th of the teacher.
+        let teacher = recipe.teacher.network.cost(28, 28, 1).params;
+        let student = recipe.student.network.cost(28, 28, 1).params;
+        assert!(student * 25 <= teacher, "student {student}, teacher {teacher}");
+    }
+
+    #[test]
+    fn all_faults_are_listed_together() {
+        let bad = SHIPPED
+            .replace("views = 4", "views = 0")
+            .replace("unknown = 0.15", "unknown = 1.5")
+            .replace("snr_db = [-10.0, 20.0]", "snr_db = [-10.0, 200.0]")
+            .replace("batch = 512", "batch = 0")
+            .replace("{ channels = 48, blocks = 0, stride = 2 }", "{ channels = 48, blocks = 0, stride = 9 }");
+        let faults = Recipe::parse(&bad).unwrap_err().join("\n");
+        for expected in ["cache.views", "robust.unknown", "200", "robust.fit.batch", "stages[1].stride"] {
+            assert!(faults.contains(expected), "{faults}\nlacks {expected}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        let faults = Recipe::parse(&SHIPPED.replace("[cache]", "[cache]\nveiws = 3")).unwrap_err();
+        assert!(faults[0].contains("veiws"), "{faults:?}");
+    }
+}

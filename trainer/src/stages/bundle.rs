@@ -1,0 +1,123 @@
+//! Stage `bundle`: what training hands to serving.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use candle_core::{Device, Tensor};
+use semlink_codec::{
+    AccuracyPoint, BundleDraft, DecoderHalf, EncoderHalf, Half, MANIFEST_FILE, Provenance, write_bundle,
+};
+use semlink_nn::checkpoint;
+use sha2::{Digest, Sha256};
+
+use super::teacher::Teacher;
+use super::{CODEC_FILE, Context, evaluate};
+use crate::data::to_hex;
+use crate::report::Report;
+use crate::{Error, Result, dataset};
+
+/// Writes the bundle into the run's folder `bundle`, opens both halves as a service would, and copies it to the assets if there is such
+/// a folder.
+pub(crate) fn run(context: &Context) -> Result<()> {
+    let recipe = context.recipe;
+    let report = Report::read(&context.need(evaluate::FILE, "evaluate")?)?;
+    let teacher = context.need(Teacher::FILE, "teacher")?;
+    let data = context.data()?;
+    let point = |p: &crate::report::Point| AccuracyPoint {
+        channel: p.channel,
+        snr_db: p.snr_db,
+        k: p.k,
+        accuracy: p.accuracy,
+        images: p.images / p.draws.max(1),
+    };
+    let draft = BundleDraft {
+        created: rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())),
+        student: recipe.student.network.clone(),
+        cat: recipe.cat.clone(),
+        input: data.input.clone(),
+        labels: recipe.data.labels.clone(),
+        snr_range_db: recipe.robust.snr_db,
+        clean_accuracy: Some(report.student.accuracy),
+        accuracy: report.points.iter().map(point).collect(),
+        provenance: Provenance {
+            recipe: recipe.name.clone(),
+            seed: recipe.data.seed,
+            data_hash: format!("sha256:{}", data.hash),
+            teacher: format!("sha256:{}", to_hex(&Sha256::digest(read(&teacher)?))),
+        },
+    };
+    let tensors: BTreeMap<String, Tensor> =
+        checkpoint::load(&context.need(CODEC_FILE, "robust")?, &Device::Cpu)?.tensors;
+    let dir = context.dir.join("bundle");
+    let manifest = write_bundle(&dir, draft, &tensors)?;
+    EncoderHalf::open(&dir)?;
+    DecoderHalf::open(&dir)?;
+    println!("{} holds {}", dir.display(), manifest.codec_id);
+    if let Some(assets) = &context.assets {
+        ship(context, assets, &dir, &teacher)?;
+    }
+    Ok(())
+}
+
+/// Copies bundle and teacher to `assets/NAME/` and `assets/teacher/NAME.safetensors`, and the sample to `assets/sample/`.
+fn ship(context: &Context, assets: &Path, bundle: &Path, teacher: &Path) -> Result<()> {
+    let name = &context.recipe.name;
+    let own = |file: &str| (bundle.join(file), assets.join(name).join(file));
+    let files: [(PathBuf, PathBuf); 4] = [
+        own(Half::Encoder.file_name()),
+        own(Half::Decoder.file_name()),
+        own(MANIFEST_FILE),
+        (teacher.to_owned(), assets.join("teacher").join(format!("{name}.safetensors"))),
+    ];
+    for (from, to) in files {
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
+        }
+        checkpoint::write_atomically(&to, &read(&from)?)?;
+    }
+    dataset::sample(&context.data_dir, &assets.join("sample"))?;
+    println!("{} holds bundle, teacher and sample", assets.display());
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })
+}
+
+/// Seconds since 1970 as RFC 3339, UTC. Days to date as in Howard Hinnant's *chrono-compatible low-level date algorithms*: years begin
+/// in March, so that the leap day is the last.
+fn rfc3339(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_date() {
+        // `date -u -d @SECONDS +%FT%TZ`
+        let known = [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ];
+        for (seconds, text) in known {
+            assert_eq!(rfc3339(seconds), text);
+        }
+    }
+}

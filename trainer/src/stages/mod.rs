@@ -1,0 +1,233 @@
+//! The stages of a run, in order, and what they share.
+
+mod bundle;
+mod cache;
+mod distill;
+mod evaluate;
+mod teacher;
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::data::{self, Data, to_hex};
+use crate::fit::{FitConfig, Job};
+use crate::recipe::{DataConfig, Recipe};
+use crate::{Error, Result};
+
+/// What stage `robust` writes and `evaluate` and `bundle` read: all parameters of both halves, by their names in a bundle.
+pub(crate) const CODEC_FILE: &str = "codec.safetensors";
+
+/// One step from images to a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Trains the teacher.
+    Teacher,
+    /// Stores the teacher's outputs for augmented views of the training images.
+    Cache,
+    /// Stage 1 of RKD-SC: the student learns the teacher's features.
+    Distill,
+    /// Stage 2: CAT and classifier learn through simulated channels.
+    Robust,
+    /// Measures on the test split.
+    Evaluate,
+    /// Writes the bundle.
+    Bundle,
+}
+
+impl Stage {
+    /// All stages, in order.
+    pub const ALL: [Self; 6] = [Self::Teacher, Self::Cache, Self::Distill, Self::Robust, Self::Evaluate, Self::Bundle];
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Teacher => "teacher",
+            Self::Cache => "cache",
+            Self::Distill => "distill",
+            Self::Robust => "robust",
+            Self::Evaluate => "evaluate",
+            Self::Bundle => "bundle",
+        }
+    }
+}
+
+impl FromStr for Stage {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "search" {
+            return Err(
+                "stage search is not part of this version; the student is the network of the recipe's [student]".into(),
+            );
+        }
+        let names = Self::ALL.map(Self::name).join(", ");
+        Self::ALL.into_iter().find(|stage| stage.name() == text).ok_or_else(|| format!("stages are {names}"))
+    }
+}
+
+/// A run: a recipe, its data and its folder.
+pub struct Context<'a> {
+    pub(crate) recipe: &'a Recipe,
+    /// Folder of the IDX files.
+    pub(crate) data_dir: PathBuf,
+    /// Folder of this run.
+    pub(crate) dir: PathBuf,
+    pub(crate) resume: bool,
+    /// Where stage `bundle` copies its result to.
+    pub(crate) assets: Option<PathBuf>,
+    /// Stop a training stage after this many steps, as a kill would (tests).
+    pub(crate) stop_after: Option<usize>,
+    /// What interrupted attempts at the present stage took.
+    seconds_before: Cell<f64>,
+    data: OnceLock<Data>,
+}
+
+/// What is remembered of a stage that is done.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    stage: String,
+    /// See [`Context::inputs`].
+    inputs: String,
+    /// Of computing, interrupted attempts included.
+    seconds: f64,
+}
+
+impl<'a> Context<'a> {
+    /// Creates the run's folder, `out` or `runs/NAME`; images come from `data_dir` or else from where the recipe says.
+    ///
+    /// # Errors
+    /// The folder cannot be created.
+    pub fn new(recipe: &'a Recipe, data_dir: Option<&Path>, out: Option<&Path>) -> Result<Self> {
+        let dir = out.map_or_else(|| Path::new("runs").join(&recipe.name), Path::to_owned);
+        fs::create_dir_all(&dir).map_err(|source| Error::Io { path: dir.clone(), source })?;
+        Ok(Self {
+            recipe,
+            data_dir: data_dir.unwrap_or(&recipe.data.dir).to_owned(),
+            dir,
+            resume: false,
+            assets: None,
+            stop_after: None,
+            seconds_before: Cell::new(0.0),
+            data: OnceLock::new(),
+        })
+    }
+
+    /// Whether stages that are done are skipped and an interrupted one is continued; otherwise all start afresh.
+    pub fn resume(self, resume: bool) -> Self {
+        Self { resume, ..self }
+    }
+
+    /// Lets stage `bundle` also copy bundle, teacher and sample to this folder.
+    pub fn assets(self, assets: Option<PathBuf>) -> Self {
+        Self { assets, ..self }
+    }
+
+    /// Training and validation split, read once.
+    pub(crate) fn data(&self) -> Result<&Data> {
+        if let Some(data) = self.data.get() {
+            return Ok(data);
+        }
+        let data = data::load(self.recipe, &self.data_dir)?;
+        Ok(self.data.get_or_init(|| data))
+    }
+
+    pub(crate) fn job(&self, stage: Stage, config: FitConfig) -> Job<'_> {
+        Job {
+            stage: stage.name(),
+            config,
+            dir: &self.dir,
+            resume: self.resume,
+            inputs: self.inputs(stage),
+            seconds_before: &self.seconds_before,
+            checkpoint_steps: 200,
+            stop_after: self.stop_after,
+        }
+    }
+
+    /// A file that an earlier stage wrote.
+    pub(crate) fn need(&self, file: &str, earlier: &'static str) -> Result<PathBuf> {
+        let path = self.dir.join(file);
+        if path.exists() { Ok(path) } else { Err(Error::Missing { earlier, path }) }
+    }
+
+    fn record_path(&self, stage: Stage) -> PathBuf {
+        self.dir.join(format!("{}.done.json", stage.name()))
+    }
+
+    /// SHA-256 of those sections of the recipe that the stage's result follows from: its own and those of the stages before it.
+    fn inputs(&self, stage: Stage) -> String {
+        let recipe = self.recipe;
+        // Where the files lie does not matter.
+        let data = DataConfig { dir: PathBuf::new(), ..recipe.data.clone() };
+        let sections = [
+            (Stage::Teacher, json!([data, recipe.teacher])),
+            (Stage::Cache, json!(recipe.cache)),
+            (Stage::Distill, json!([recipe.student, recipe.distill])),
+            (Stage::Robust, json!([recipe.cat, recipe.robust])),
+            (Stage::Evaluate, json!(recipe.evaluate)),
+            (Stage::Bundle, json!(recipe.name)),
+        ];
+        let mut hash = Sha256::new();
+        for (_, section) in sections.iter().filter(|(owner, _)| *owner <= stage) {
+            hash.update(section.to_string());
+        }
+        to_hex(&hash.finalize())
+    }
+
+    /// Whether the stage ended in this folder with what the recipe now says about it and the stages before it.
+    fn is_done(&self, stage: Stage) -> bool {
+        let record = fs::read_to_string(self.record_path(stage)).ok();
+        let record: Option<Record> = record.and_then(|text| serde_json::from_str(&text).ok());
+        record.is_some_and(|record| record.inputs == self.inputs(stage))
+    }
+
+    /// Seconds that each finished stage took, by name.
+    pub(crate) fn seconds(&self) -> Vec<(String, f64)> {
+        let read = |stage: Stage| {
+            let record: Record = serde_json::from_str(&fs::read_to_string(self.record_path(stage)).ok()?).ok()?;
+            Some((record.stage, record.seconds))
+        };
+        Stage::ALL.into_iter().filter_map(read).collect()
+    }
+
+    /// Runs one stage, or all of them; with `resume`, those that are done are skipped.
+    ///
+    /// # Errors
+    /// Whatever stops a stage.
+    pub fn run(&self, only: Option<Stage>) -> Result<()> {
+        for stage in Stage::ALL {
+            if only.is_some_and(|only| only != stage) {
+                continue;
+            }
+            if self.resume && only.is_none() && self.is_done(stage) {
+                eprintln!("{:>8} done before", stage.name());
+                continue;
+            }
+            let started = Instant::now();
+            self.seconds_before.set(0.0);
+            match stage {
+                Stage::Teacher => teacher::run(self)?,
+                Stage::Cache => cache::run(self)?,
+                Stage::Distill => distill::run(self)?,
+                Stage::Evaluate => evaluate::run(self)?,
+                Stage::Bundle => bundle::run(self)?,
+                _ => {}
+            }
+            let seconds = self.seconds_before.get() + started.elapsed().as_secs_f64();
+            eprintln!("{:>8} done in {seconds:.0} s", stage.name());
+            let record = Record { stage: stage.name().into(), inputs: self.inputs(stage), seconds };
+            let path = self.record_path(stage);
+            let text = serde_json::to_string_pretty(&record).unwrap_or_default();
+            fs::write(&path, text).map_err(|source| Error::Io { path, source })?;
+        }
+        Ok(())
+    }
+}
