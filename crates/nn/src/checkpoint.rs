@@ -25,11 +25,7 @@ pub struct Checkpoint {
 ///
 /// # Errors
 /// The folder does not take the file, or a tensor is of a type that the format has no name for.
-pub fn save(
-    path: &Path,
-    tensors: &BTreeMap<String, Tensor>,
-    metadata: &BTreeMap<String, String>,
-) -> Result<()> {
+pub fn save(path: &Path, tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<()> {
     let bytes = to_bytes(tensors, metadata).map_err(|e| at(path, e))?;
     write_atomically(path, &bytes)
 }
@@ -39,26 +35,18 @@ pub fn save(
 /// # Errors
 /// The file cannot be read, is not a valid safetensors file, or holds a type that tensors cannot have.
 pub fn load(path: &Path, device: &Device) -> Result<Checkpoint> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     from_bytes(&bytes, device).map_err(|e| at(path, e))
 }
 
 /// Decodes the content of a safetensors file. Never panics on bad bytes.
 pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<Checkpoint> {
-    let invalid = |e: safetensors::SafeTensorError| {
-        candle_core::Error::msg(format!("not a safetensors file: {e}"))
-    };
+    let invalid = |e: safetensors::SafeTensorError| candle_core::Error::msg(format!("not a safetensors file: {e}"));
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
     let file = SafeTensors::deserialize(bytes).map_err(invalid)?;
     let mut checkpoint = Checkpoint::default();
     if let Some(metadata) = header.metadata() {
-        checkpoint.metadata = metadata
-            .iter()
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect();
+        checkpoint.metadata = metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     }
     for (name, view) in file.tensors() {
         let dtype = DType::try_from(view.dtype())?;
@@ -70,10 +58,7 @@ pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<Checkpoint> {
 
 /// Encodes tensors and text as the content of a safetensors file; the same input gives the same bytes (the format's own writer
 /// takes the text as a hash map, whose order differs from run to run, and files are identified by their hash).
-pub fn to_bytes(
-    tensors: &BTreeMap<String, Tensor>,
-    metadata: &BTreeMap<String, String>,
-) -> Result<Vec<u8>> {
+pub fn to_bytes(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     // Wide elements first keeps every tensor aligned to its element, as readers that map the file expect.
     let mut sorted: Vec<(&String, &Tensor)> = tensors.iter().collect();
     sorted.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype().size_in_bytes()));
@@ -85,8 +70,7 @@ pub fn to_bytes(
     for (name, t) in sorted {
         let start = data.len();
         let dtype = append(t, &mut data)?;
-        let entry =
-            json!({ "dtype": dtype, "shape": t.dims(), "data_offsets": [start, data.len()] });
+        let entry = json!({ "dtype": dtype, "shape": t.dims(), "data_offsets": [start, data.len()] });
         header.insert(name.clone(), entry);
     }
     let mut text = serde_json::Value::Object(header).to_string();
@@ -118,20 +102,14 @@ fn append(t: &Tensor, out: &mut Vec<u8>) -> Result<&'static str> {
         DType::F16 => elements(t, out, half::f16::to_le_bytes).map(|()| "F16")?,
         DType::BF16 => elements(t, out, half::bf16::to_le_bytes).map(|()| "BF16")?,
         got => {
-            return Err(Error::Dtype {
-                op: "checkpoint",
-                got,
-            });
+            return Err(Error::Dtype { op: "checkpoint", got });
         }
     })
 }
 
 /// Writes a file under a temporary name in the same folder, syncs it, renames it.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let io = |source| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| Error::Io { path: path.to_owned(), source };
     let Some(name) = path.file_name() else {
         return Err(io(std::io::Error::from(std::io::ErrorKind::InvalidInput)));
     };
@@ -153,8 +131,5 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// The same error, with the file's name.
 fn at(path: &Path, e: Error) -> Error {
-    Error::Checkpoint {
-        path: path.to_owned(),
-        what: e.to_string(),
-    }
+    Error::Checkpoint { path: path.to_owned(), what: e.to_string() }
 }

@@ -18,9 +18,7 @@ pub fn clip_norm(vars: &[(String, Var)], grads: &mut GradStore, max_norm: f64) -
     for (name, grad) in all(vars, grads)? {
         let part = sum_of_squares(&grad)?;
         if !part.is_finite() {
-            return Err(Error::BadGradient {
-                offenders: vec![format!("{name} (not finite)")],
-            });
+            return Err(Error::BadGradient { offenders: vec![format!("{name} (not finite)")] });
         }
         sum += part;
     }
@@ -48,29 +46,18 @@ pub fn check_every_var_has_gradient(vars: &[(String, Var)], grads: &GradStore) -
             offenders.push(format!("{name} (zero)"));
         }
     }
-    if offenders.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::BadGradient { offenders })
-    }
+    if offenders.is_empty() { Ok(()) } else { Err(Error::BadGradient { offenders }) }
 }
 
 /// Every variable's gradient, contiguous; an error that names all variables without one.
-pub(crate) fn all<'a>(
-    vars: &'a [(String, Var)],
-    grads: &GradStore,
-) -> Result<Vec<(&'a str, Tensor)>> {
+pub(crate) fn all<'a>(vars: &'a [(String, Var)], grads: &GradStore) -> Result<Vec<(&'a str, Tensor)>> {
     let missing = vars.iter().filter(|(_, var)| grads.get(var).is_none());
     let names: Vec<String> = missing.map(|(name, _)| name.clone()).collect();
     if !names.is_empty() {
         return Err(Error::MissingGradient { names });
     }
-    let found = vars
-        .iter()
-        .filter_map(|(name, var)| Some((name.as_str(), grads.get(var)?)));
-    found
-        .map(|(name, grad)| Ok((name, raw::prepare(OP, grad)?)))
-        .collect()
+    let found = vars.iter().filter_map(|(name, var)| Some((name.as_str(), grads.get(var)?)));
+    found.map(|(name, grad)| Ok((name, raw::prepare(OP, grad)?))).collect()
 }
 
 /// In f64, in chunks of a fixed size: the same on any number of threads.
@@ -81,9 +68,6 @@ fn sum_of_squares(t: &Tensor) -> Result<f64> {
     if data.len() <= raw::CHUNK {
         return Ok(data.iter().map(square).sum());
     }
-    let parts: Vec<f64> = data
-        .par_chunks(raw::CHUNK)
-        .map(|part| part.iter().map(square).sum())
-        .collect();
+    let parts: Vec<f64> = data.par_chunks(raw::CHUNK).map(|part| part.iter().map(square).sum()).collect();
     Ok(parts.iter().sum())
 }

@@ -65,10 +65,7 @@ struct Inner {
 #[derive(Debug)]
 enum Source {
     Seed(u64),
-    Checkpoint {
-        tensors: BTreeMap<String, Tensor>,
-        frozen: bool,
-    },
+    Checkpoint { tensors: BTreeMap<String, Tensor>, frozen: bool },
 }
 
 /// What layers have asked for so far.
@@ -83,10 +80,7 @@ impl Init {
     /// `count` values for the parameter `name`. The generator is ChaCha8 keyed with SHA-256(seed, name), so that a parameter's
     /// value depends neither on the order in which layers are built nor on which other layers there are.
     fn draw(self, seed: u64, name: &str, count: usize) -> Vec<f32> {
-        let key = Sha256::new()
-            .chain_update(seed.to_le_bytes())
-            .chain_update(name)
-            .finalize();
+        let key = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
         let mut rng = ChaCha8Rng::from_seed(key.into());
         let mut normal = |std: f32| match Normal::new(0.0, std) {
             Ok(distribution) => distribution.sample_iter(&mut rng).take(count).collect(),
@@ -100,9 +94,7 @@ impl Init {
             Init::KaimingNormal { fan } => normal((2.0 / fan.max(1) as f32).sqrt()),
             Init::XavierUniform { fan_in, fan_out } => {
                 let bound = (6.0 / (fan_in + fan_out).max(1) as f32).sqrt();
-                (0..count)
-                    .map(|_| rng.random_range(-bound..=bound))
-                    .collect()
+                (0..count).map(|_| rng.random_range(-bound..=bound)).collect()
             }
         }
     }
@@ -115,10 +107,7 @@ impl Buffer {
 
     /// The present content; later changes do not show in the returned tensor.
     pub fn get(&self) -> Tensor {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Replaces the content by a tensor of the same shape, without its history.
@@ -155,30 +144,17 @@ impl Params {
     }
 
     fn from_checkpoint(tensors: BTreeMap<String, Tensor>, frozen: bool) -> Self {
-        let device = tensors
-            .values()
-            .next()
-            .map_or(Device::Cpu, |t| t.device().clone());
+        let device = tensors.values().next().map_or(Device::Cpu, |t| t.device().clone());
         Self::new(device, Source::Checkpoint { tensors, frozen })
     }
 
     fn new(device: Device, source: Source) -> Self {
         let state = Mutex::new(State::default());
-        Self {
-            inner: Arc::new(Inner {
-                device,
-                source,
-                state,
-            }),
-            prefix: String::new(),
-        }
+        Self { inner: Arc::new(Inner { device, source, state }), prefix: String::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.inner
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether these parameters are for serving only.
@@ -193,10 +169,7 @@ impl Params {
 
     /// The same parameters with `name` appended to the prefix of names: `params.sub("student").sub("stem")` is `student.stem`.
     pub fn sub(&self, name: impl Display) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            prefix: self.full_name(&name.to_string()),
-        }
+        Self { inner: self.inner.clone(), prefix: self.full_name(&name.to_string()) }
     }
 
     /// The prefix of names; empty at the root.
@@ -205,11 +178,7 @@ impl Params {
     }
 
     fn full_name(&self, name: &str) -> String {
-        if self.prefix.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.prefix)
-        }
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
     }
 
     /// The parameter `name` of the given shape; `init` says how to draw it when there is no checkpoint.
@@ -222,11 +191,7 @@ impl Params {
         if state.buffers.contains_key(&name) {
             return Err(Error::ParamKind { name });
         }
-        let known = state
-            .vars
-            .get(&name)
-            .map(|var| var.as_tensor())
-            .or_else(|| state.constants.get(&name));
+        let known = state.vars.get(&name).map(|var| var.as_tensor()).or_else(|| state.constants.get(&name));
         if let Some(known) = known {
             return check_shape(&name, known.clone(), shape);
         }
@@ -261,12 +226,7 @@ impl Params {
         Ok(buffer)
     }
 
-    fn value(
-        &self,
-        name: &str,
-        shape: &[usize],
-        draw: impl FnOnce(u64, usize) -> Vec<f32>,
-    ) -> Result<Tensor> {
+    fn value(&self, name: &str, shape: &[usize], draw: impl FnOnce(u64, usize) -> Vec<f32>) -> Result<Tensor> {
         match &self.inner.source {
             Source::Seed(seed) => {
                 let data = draw(*seed, shape.iter().product());
@@ -274,27 +234,21 @@ impl Params {
             }
             Source::Checkpoint { tensors, .. } => match tensors.get(name) {
                 Some(t) => check_shape(name, t.detach().to_dtype(DType::F32)?.contiguous()?, shape),
-                None => Err(Error::MissingParam {
-                    name: name.to_owned(),
-                }),
+                None => Err(Error::MissingParam { name: name.to_owned() }),
             },
         }
     }
 
     fn is_below(&self, name: &str) -> bool {
         self.prefix.is_empty()
-            || name
-                .strip_prefix(&self.prefix)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            || name.strip_prefix(&self.prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 
     /// The trainable parameters below this prefix with their full names, sorted by name; none when frozen.
     pub fn vars(&self) -> Vec<(String, Var)> {
         let state = self.state();
         let below = state.vars.iter().filter(|(name, _)| self.is_below(name));
-        below
-            .map(|(name, var)| (name.clone(), var.clone()))
-            .collect()
+        below.map(|(name, var)| (name.clone(), var.clone())).collect()
     }
 
     /// Parameters and buffers below this prefix with their full names, for saving: a snapshot, which later training steps do
@@ -321,18 +275,9 @@ impl Params {
     /// Scalars in the trainable parameters below this prefix (when frozen: in all parameters; buffers never count).
     pub fn count(&self) -> usize {
         let state = self.state();
-        let vars = state
-            .vars
-            .iter()
-            .map(|(name, var)| (name, var.elem_count()));
-        let constants = state
-            .constants
-            .iter()
-            .map(|(name, t)| (name, t.elem_count()));
-        vars.chain(constants)
-            .filter(|(name, _)| self.is_below(name))
-            .map(|(_, count)| count)
-            .sum()
+        let vars = state.vars.iter().map(|(name, var)| (name, var.elem_count()));
+        let constants = state.constants.iter().map(|(name, t)| (name, t.elem_count()));
+        vars.chain(constants).filter(|(name, _)| self.is_below(name)).map(|(_, count)| count).sum()
     }
 
     /// Refuses names of the checkpoint below this prefix that no layer asked for: the network is then not the one that was
@@ -342,21 +287,11 @@ impl Params {
             return Ok(());
         };
         let state = self.state();
-        let used: BTreeSet<&String> = state
-            .vars
-            .keys()
-            .chain(state.constants.keys())
-            .chain(state.buffers.keys())
-            .collect();
-        let unused = tensors
-            .keys()
-            .filter(|name| self.is_below(name) && !used.contains(name));
+        let used: BTreeSet<&String> =
+            state.vars.keys().chain(state.constants.keys()).chain(state.buffers.keys()).collect();
+        let unused = tensors.keys().filter(|name| self.is_below(name) && !used.contains(name));
         let names: Vec<String> = unused.cloned().collect();
-        if names.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::UnusedParams { names })
-        }
+        if names.is_empty() { Ok(()) } else { Err(Error::UnusedParams { names }) }
     }
 }
 
@@ -364,9 +299,5 @@ fn check_shape(name: &str, t: Tensor, expected: &[usize]) -> Result<Tensor> {
     if t.dims() == expected {
         return Ok(t);
     }
-    Err(Error::ParamShape {
-        name: name.to_owned(),
-        expected: expected.to_vec(),
-        got: t.dims().to_vec(),
-    })
+    Err(Error::ParamShape { name: name.to_owned(), expected: expected.to_vec(), got: t.dims().to_vec() })
 }

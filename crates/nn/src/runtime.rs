@@ -19,23 +19,21 @@ pub struct Runtime {
 /// # Errors
 /// `threads` is 0, or the pool exists already (something used rayon before, or this is the second call).
 pub fn init(threads: Option<usize>) -> Result<Runtime> {
-    let bad = |what: String| Error::Argument {
-        op: "runtime::init",
-        what,
-    };
+    let bad = |what: String| Error::Argument { op: "runtime::init", what };
     let threads = threads.unwrap_or_else(available_cpus);
     if threads == 0 {
         return Err(bad("at least one thread is needed".to_owned()));
     }
     let allocator_tuned = keep_freed_memory();
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|i| format!("nn-{i}"));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("nn-{i}"));
     pool.build_global().map_err(|e| bad(e.to_string()))?;
-    Ok(Runtime {
-        threads,
-        allocator_tuned,
-    })
+    Ok(Runtime { threads, allocator_tuned })
+}
+
+/// Runs `f` on a thread of the global pool. A training loop inside does its share of every operator itself instead of sleeping
+/// while the pool works, which saves a wake-up for each of them.
+pub fn on_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
 }
 
 /// CPUs that this process may keep busy: the scheduler's mask, or the container's quota (cgroup v2 or v1) if it is less.
@@ -56,10 +54,7 @@ fn cgroup_quota(root: &Path) -> Option<usize> {
         cpus(words.next()?, words.next()?)
     });
     v2.or_else(|| {
-        let (quota, period) = (
-            read("cpu/cpu.cfs_quota_us")?,
-            read("cpu/cpu.cfs_period_us")?,
-        );
+        let (quota, period) = (read("cpu/cpu.cfs_quota_us")?, read("cpu/cpu.cfs_period_us")?);
         cpus(quota.trim(), period.trim())
     })
 }
@@ -67,30 +62,21 @@ fn cgroup_quota(root: &Path) -> Option<usize> {
 /// quota / period, rounded up; `None` for no limit ("max" or -1) and for what is not a number.
 fn cpus(quota: &str, period: &str) -> Option<usize> {
     let (quota, period): (usize, usize) = (quota.parse().ok()?, period.parse().ok()?);
-    if period == 0 {
-        None
-    } else {
-        Some(quota.div_ceil(period).max(1))
-    }
+    if period == 0 { None } else { Some(quota.div_ceil(period).max(1)) }
 }
 
 /// Tensors are allocated and freed by the megabyte many times a second. By default glibc returns each to the system at once and
 /// the next one is paid for in page faults; kept memory is reused instead.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_freed_memory() -> bool {
-    // glibc refuses larger thresholds for mmap than half of its largest heap.
+    // The largest threshold that glibc takes: half of its largest heap. Larger tensors are mapped anew each time.
     const MMAP_THRESHOLD: libc::c_int = 32 * 1024 * 1024;
     const TRIM_THRESHOLD: libc::c_int = libc::c_int::MAX;
     // SAFETY: mallopt takes any pair of numbers and reports by its result whether it accepts them.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1024 * 1024 * 1024) == 1
-            || libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD) == 1
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD) == 1
+            && libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD) == 1
     }
-    .then(|| {
-        // SAFETY: as above.
-        unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD) == 1 }
-    })
-    .unwrap_or(false)
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
@@ -116,12 +102,7 @@ mod tests {
         assert_eq!(quota(&[("cpu.max", "150000 100000\n")]), Some(2));
         assert_eq!(quota(&[("cpu.max", "5000 100000\n")]), Some(1));
         assert_eq!(quota(&[("cpu.max", "max 100000\n")]), None);
-        let v1 = |q| {
-            quota(&[
-                ("cpu/cpu.cfs_quota_us", q),
-                ("cpu/cpu.cfs_period_us", "100000\n"),
-            ])
-        };
+        let v1 = |q| quota(&[("cpu/cpu.cfs_quota_us", q), ("cpu/cpu.cfs_period_us", "100000\n")]);
         assert_eq!(v1("300000\n"), Some(3));
         assert_eq!(v1("-1\n"), None);
         assert_eq!(quota(&[]), None);

@@ -42,24 +42,14 @@ impl Cosine {
             return self.peak * (step + 1) as f64 / self.warmup as f64;
         }
         let length = self.total.saturating_sub(self.warmup).max(1);
-        anneal(
-            self.peak,
-            self.floor,
-            (step - self.warmup) as f64 / length as f64,
-        )
+        anneal(self.peak, self.floor, (step - self.warmup) as f64 / length as f64)
     }
 }
 
 impl OneCycle {
     /// A cycle with PyTorch's divisors, 25 and 1e4.
     pub fn new(peak: f64, warmup: usize, total: usize) -> Self {
-        Self {
-            peak,
-            warmup,
-            total,
-            start_div: 25.0,
-            end_div: 1e4,
-        }
+        Self { peak, warmup, total, start_div: 25.0, end_div: 1e4 }
     }
 
     /// The learning rate of `step`, counted from 0; the last one after the end.

@@ -14,7 +14,11 @@ fn activations() {
     for a in ALL {
         let mut x = arg(1, &[3, 37]);
         x.data.iter_mut().for_each(|v| *v *= 4.0); // past the upper kink of ReLU6
-        check_gradients(&[x.clone()], |t| ops::activate(&t[0], a), |d| d[0].iter().map(|v| reference::act(a, *v)).collect());
+        check_gradients(
+            &[x.clone()],
+            |t| ops::activate(&t[0], a),
+            |d| d[0].iter().map(|v| reference::act(a, *v)).collect(),
+        );
         check_gradients(
             &[x, arg(2, &[3, 37])],
             |t| ops::add_activate(&t[0], &t[1], a),
@@ -78,7 +82,7 @@ fn layer_norm_with_and_without_its_parameters() {
             },
         );
     };
-    run(&[x.clone()], None, None);
+    run(std::slice::from_ref(&x), None, None);
     run(&[x.clone(), gamma.clone()], Some(1), None);
     run(&[x.clone(), beta.clone()], None, Some(1));
     run(&[x, gamma, beta], Some(1), Some(2));
@@ -151,7 +155,8 @@ fn losses() {
             &[arg(26, &[4, 3, 6]), arg(27, &[4, 3, 6])],
             |t| ops::mse(&t[0], &t[1], w.as_ref()),
             |d| {
-                let square = |(i, (a, b)): (usize, (&f64, &f64))| (a - b).powi(2) * weights.map_or(1.0, |w| w.data[i / 18]);
+                let square =
+                    |(i, (a, b)): (usize, (&f64, &f64))| (a - b).powi(2) * weights.map_or(1.0, |w| w.data[i / 18]);
                 vec![d[0].iter().zip(d[1]).enumerate().map(square).sum::<f64>() / 72.0]
             },
         );

@@ -91,7 +91,10 @@ fn drawn_weights_have_the_stated_moments() {
         let (mean, var) = moments(v);
         let root = (n as f64).sqrt();
         assert!(mean.abs() < 5.0 * f64::sqrt(*expected) / root, "mean {mean}");
-        assert!((var - expected).abs() < 5.0 * expected * f64::sqrt(*spread) / root, "variance {var}, expected {expected}");
+        assert!(
+            (var - expected).abs() < 5.0 * expected * f64::sqrt(*spread) / root,
+            "variance {var}, expected {expected}"
+        );
     }
     assert!(cases[2].0.iter().all(|v| f64::from(v.abs()) <= bound + 1e-6));
     assert_eq!(draw("constant", Init::Constant(2.5)), vec![2.5; n]);
@@ -121,7 +124,10 @@ fn names_and_counts() {
     let stem = params.sub("stem");
     assert_eq!(stem.count(), 232);
     let tensors: Vec<String> = stem.tensors().unwrap().into_keys().collect();
-    assert_eq!(tensors, ["stem.bn.bias", "stem.bn.running_mean", "stem.bn.running_var", "stem.bn.weight", "stem.conv.weight"]);
+    assert_eq!(
+        tensors,
+        ["stem.bn.bias", "stem.bn.running_mean", "stem.bn.running_var", "stem.bn.weight", "stem.conv.weight"]
+    );
     assert_eq!(params.sub("ste").count(), 0, "a prefix ends at a dot");
     // The same name is the same variable.
     let again = params.weight("head.bias", &[4], Init::Ones).unwrap();
@@ -181,7 +187,10 @@ fn frozen_and_folded_equals_evaluation() {
 
 #[test]
 fn half_precision_checkpoints_become_f32() {
-    let tensors = BTreeMap::from([("weight".to_owned(), Tensor::new(&[0.5f32, -2.0], &Device::Cpu).unwrap().to_dtype(DType::F16).unwrap())]);
+    let tensors = BTreeMap::from([(
+        "weight".to_owned(),
+        Tensor::new(&[0.5f32, -2.0], &Device::Cpu).unwrap().to_dtype(DType::F16).unwrap(),
+    )]);
     let params = Params::frozen(tensors);
     let t = params.weight("weight", &[2], Init::Zeros).unwrap();
     assert_eq!(t.dtype(), DType::F32);

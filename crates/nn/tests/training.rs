@@ -77,7 +77,8 @@ fn a_saved_state_continues_to_the_same_bytes() {
             let mut optimizer = optimizers(&vars).swap_remove(kind);
             for i in 0..6 {
                 if interrupted && i == 3 {
-                    let bytes = semlink_nn::checkpoint::to_bytes(&optimizer.state().unwrap(), &BTreeMap::new()).unwrap();
+                    let bytes =
+                        semlink_nn::checkpoint::to_bytes(&optimizer.state().unwrap(), &BTreeMap::new()).unwrap();
                     optimizer = optimizers(&vars).swap_remove(kind);
                     let state = semlink_nn::checkpoint::from_bytes(&bytes, &Device::Cpu).unwrap().tensors;
                     optimizer.load_state(&state).unwrap();
@@ -119,7 +120,8 @@ fn decay_spares_vectors() {
     let adamw = AdamWConfig { weight_decay: decay, ..AdamWConfig::default() };
     for kind in 0..2 {
         let vars = two_vars();
-        let before: Vec<Vec<f64>> = vars.iter().map(|(_, v)| values(v).iter().map(|v| f64::from(*v)).collect()).collect();
+        let before: Vec<Vec<f64>> =
+            vars.iter().map(|(_, v)| values(v).iter().map(|v| f64::from(*v)).collect()).collect();
         let mut optimizer: Box<dyn Optimizer> = match kind {
             0 => Box::new(Sgd::new(vars.clone(), sgd).unwrap()),
             _ => Box::new(AdamW::new(vars.clone(), adamw).unwrap()),
@@ -149,7 +151,10 @@ fn schedules_have_their_corner_points() {
     near(cycle.lr(30), 0.4 / 25.0 / 1e4);
     near(cycle.lr(1000), 0.4 / 25.0 / 1e4);
     // Degenerate lengths are no reason to divide by zero.
-    assert!(OneCycle::new(1.0, 0, 0).lr(0).is_finite() && Cosine { peak: 1.0, floor: 0.0, warmup: 0, total: 0 }.lr(0).is_finite());
+    assert!(
+        OneCycle::new(1.0, 0, 0).lr(0).is_finite()
+            && Cosine { peak: 1.0, floor: 0.0, warmup: 0, total: 0 }.lr(0).is_finite()
+    );
 }
 
 /// Large enough that every operator splits its work into many chunks.
@@ -172,7 +177,8 @@ fn the_number_of_threads_changes_no_bit() {
         let target = Tensor::zeros((6, 64, 24), DType::F32, &Device::Cpu).unwrap();
         let loss = ops::mse(&ops::softmax(&tokens).unwrap(), &target, None).unwrap();
         let grads = loss.backward().unwrap();
-        let all = params.vars().into_iter().map(|(_, v)| grads.get(&v).unwrap().clone()).chain([stats.mean, stats.var, loss]);
+        let all =
+            params.vars().into_iter().map(|(_, v)| grads.get(&v).unwrap().clone()).chain([stats.mean, stats.var, loss]);
         all.map(|t| values(&t).iter().map(|v| v.to_bits()).collect()).collect()
     };
     let in_pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run);
@@ -221,7 +227,8 @@ fn what_operators_cannot_take_is_an_error_that_names_them() {
 #[test]
 fn strided_views_are_taken() {
     let x = arg(5, &[4, 6]).tensor();
-    let (view, copy) = (x.t().unwrap().narrow(0, 1, 3).unwrap(), x.t().unwrap().narrow(0, 1, 3).unwrap().force_contiguous().unwrap());
+    let (view, copy) =
+        (x.t().unwrap().narrow(0, 1, 3).unwrap(), x.t().unwrap().narrow(0, 1, 3).unwrap().force_contiguous().unwrap());
     assert_eq!(values(&ops::softmax(&view).unwrap()), values(&ops::softmax(&copy).unwrap()));
     let var = Var::from_tensor(&x).unwrap();
     let y = ops::softmax(&var.t().unwrap()).unwrap();

@@ -45,32 +45,16 @@ impl ConvConfig {
     /// A dense convolution that keeps height and width at stride 1: padding (kernel - 1) / 2.
     pub fn same(inputs: usize, outputs: usize, kernel: usize, stride: usize) -> Self {
         let padding = kernel.saturating_sub(1) / 2;
-        let spec = Conv2dSpec {
-            stride,
-            padding,
-            dilation: 1,
-            groups: 1,
-        };
-        Self {
-            inputs,
-            outputs,
-            kernel,
-            spec,
-        }
+        let spec = Conv2dSpec { stride, padding, dilation: 1, groups: 1 };
+        Self { inputs, outputs, kernel, spec }
     }
 
     fn weight(&self, params: &Params) -> Result<Tensor> {
         let groups = self.spec.groups;
-        if groups == 0
-            || !self.inputs.is_multiple_of(groups)
-            || !self.outputs.is_multiple_of(groups)
-        {
+        if groups == 0 || !self.inputs.is_multiple_of(groups) || !self.outputs.is_multiple_of(groups) {
             return Err(Error::Argument {
                 op: "conv2d",
-                what: format!(
-                    "{} inputs and {} outputs do not divide into {groups} groups",
-                    self.inputs, self.outputs
-                ),
+                what: format!("{} inputs and {} outputs do not divide into {groups} groups", self.inputs, self.outputs),
             });
         }
         // Fan-out as is usual for residual networks: the backward signal keeps its variance.
@@ -84,16 +68,8 @@ impl Conv2d {
     /// A convolution; Kaiming-normal weight by fan-out, zero bias.
     pub fn new(params: &Params, config: ConvConfig, bias: bool) -> Result<Self> {
         let weight = config.weight(params)?;
-        let bias = if bias {
-            Some(params.weight("bias", &[config.outputs], Init::Zeros)?)
-        } else {
-            None
-        };
-        Ok(Self {
-            weight,
-            bias,
-            spec: config.spec,
-        })
+        let bias = if bias { Some(params.weight("bias", &[config.outputs], Init::Zeros)?) } else { None };
+        Ok(Self { weight, bias, spec: config.spec })
     }
 
     /// `[n, h, w, in]` to `[n, oh, ow, out]`.
@@ -114,38 +90,22 @@ impl ConvBn {
     }
 
     /// The layer with affine batch-norm or with the plain normalisation (architecture search).
-    pub fn with_affine(
-        params: &Params,
-        config: ConvConfig,
-        act: Activation,
-        affine: bool,
-    ) -> Result<Self> {
+    pub fn with_affine(params: &Params, config: ConvConfig, act: Activation, affine: bool) -> Result<Self> {
         let conv = Conv2d::new(&params.sub("conv"), config, false)?;
         let bn = BatchNorm2d::new(&params.sub("bn"), config.outputs, affine)?;
         if !params.is_frozen() {
-            return Ok(Self {
-                act,
-                body: Body::Learning { conv, bn },
-            });
+            return Ok(Self { act, body: Body::Learning { conv, bn } });
         }
         let (scale, offset) = bn.scale_and_offset()?;
-        let folded = Conv2d {
-            weight: conv.weight.broadcast_mul(&scale)?.contiguous()?,
-            bias: Some(offset),
-            spec: config.spec,
-        };
-        Ok(Self {
-            act,
-            body: Body::Folded(folded),
-        })
+        let folded =
+            Conv2d { weight: conv.weight.broadcast_mul(&scale)?.contiguous()?, bias: Some(offset), spec: config.spec };
+        Ok(Self { act, body: Body::Folded(folded) })
     }
 
     /// `[n, h, w, in]` to `[n, oh, ow, out]`.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         match &self.body {
-            Body::Learning { conv, bn } => {
-                bn.forward(&ops::conv2d(x, &conv.weight, conv.spec)?, self.act, mode)
-            }
+            Body::Learning { conv, bn } => bn.forward(&ops::conv2d(x, &conv.weight, conv.spec)?, self.act, mode),
             Body::Folded(conv) => conv.forward_act(x, self.act),
         }
     }

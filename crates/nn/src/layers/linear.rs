@@ -14,27 +14,14 @@ pub struct Linear {
 impl Linear {
     /// A layer with bias; Xavier-uniform weight, zero bias.
     pub fn new(params: &Params, inputs: usize, outputs: usize) -> Result<Self> {
-        let init = Init::XavierUniform {
-            fan_in: inputs,
-            fan_out: outputs,
-        };
+        let init = Init::XavierUniform { fan_in: inputs, fan_out: outputs };
         Self::with_init(params, inputs, outputs, init, true)
     }
 
     /// A layer with its own initialisation, with or without (zero) bias.
-    pub fn with_init(
-        params: &Params,
-        inputs: usize,
-        outputs: usize,
-        init: Init,
-        bias: bool,
-    ) -> Result<Self> {
+    pub fn with_init(params: &Params, inputs: usize, outputs: usize, init: Init, bias: bool) -> Result<Self> {
         let weight = params.weight("weight", &[outputs, inputs], init)?;
-        let bias = if bias {
-            Some(params.weight("bias", &[outputs], Init::Zeros)?)
-        } else {
-            None
-        };
+        let bias = if bias { Some(params.weight("bias", &[outputs], Init::Zeros)?) } else { None };
         Ok(Self { weight, bias })
     }
 

@@ -44,14 +44,7 @@ impl BatchNorm2d {
     pub fn forward(&self, x: &Tensor, act: Activation, mode: Mode) -> Result<Tensor> {
         let gamma_beta = self.gamma_beta.as_ref().map(|(g, b)| (g, b));
         if self.frozen || !mode.is_train() {
-            return ops::batch_norm_eval(
-                x,
-                gamma_beta,
-                &self.mean.get(),
-                &self.var.get(),
-                BN_EPS,
-                act,
-            );
+            return ops::batch_norm_eval(x, gamma_beta, &self.mean.get(), &self.var.get(), BN_EPS, act);
         }
         let (y, stats) = ops::batch_norm_train(x, gamma_beta, BN_EPS, act)?;
         let channels = stats.var.elem_count().max(1);

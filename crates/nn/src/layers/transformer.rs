@@ -42,11 +42,7 @@ impl LayerNorm {
 impl SelfAttention {
     /// A layer for tokens of `d` channels with `heads` heads, which divide `d`.
     pub fn new(params: &Params, d: usize, heads: usize) -> Result<Self> {
-        Ok(Self {
-            qkv: Linear::new(&params.sub("qkv"), d, 3 * d)?,
-            out: Linear::new(&params.sub("out"), d, d)?,
-            heads,
-        })
+        Ok(Self { qkv: Linear::new(&params.sub("qkv"), d, 3 * d)?, out: Linear::new(&params.sub("out"), d, d)?, heads })
     }
 
     /// `[n, t, d]` to the same shape.

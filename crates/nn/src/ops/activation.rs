@@ -68,10 +68,7 @@ pub fn activate(x: &Tensor, act: Activation) -> Result<Tensor> {
 
 /// f(a + b) element by element: the end of a residual block. Both tensors have the same shape, nothing is broadcast.
 pub fn add_activate(a: &Tensor, b: &Tensor, act: Activation) -> Result<Tensor> {
-    let (a, b) = (
-        raw::prepare(AddActivate::NAME, a)?,
-        raw::prepare(AddActivate::NAME, b)?,
-    );
+    let (a, b) = (raw::prepare(AddActivate::NAME, a)?, raw::prepare(AddActivate::NAME, b)?);
     raw::expect_shape(AddActivate::NAME, "second tensor", &b, a.dims())?;
     Ok(a.apply_op2(&b, AddActivate(act))?)
 }
@@ -167,12 +164,7 @@ vectorise! {
 }
 
 /// f'(z) x grad for whole tensors.
-fn slope_times(
-    op: &'static str,
-    act: Activation,
-    z: &Tensor,
-    grad: &Tensor,
-) -> candle_core::Result<Tensor> {
+fn slope_times(op: &'static str, act: Activation, z: &Tensor, grad: &Tensor) -> candle_core::Result<Tensor> {
     let grad = grad.contiguous()?;
     let (zs, gs) = (View::new(op, z)?, View::new(op, &grad)?);
     let (zs, gs): (&[f32], &[f32]) = (&zs, &gs);
@@ -219,10 +211,7 @@ impl CustomOp2 for AddActivate {
         sb: &CpuStorage,
         lb: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (a, b) = (
-            raw::slice(Self::NAME, sa, la)?,
-            raw::slice(Self::NAME, sb, lb)?,
-        );
+        let (a, b) = (raw::slice(Self::NAME, sa, la)?, raw::slice(Self::NAME, sb, lb)?);
         // SAFETY: `add_forward` writes every element.
         let out = unsafe {
             raw::build(a.len(), CHUNK, |start, out| {
@@ -251,20 +240,13 @@ impl CustomOp2 for AddActivate {
             return Ok((Some(d.clone()), Some(d)));
         }
         let grad = grad.contiguous()?;
-        let (a_, b_, g_) = (
-            View::new(Self::NAME, a)?,
-            View::new(Self::NAME, b)?,
-            View::new(Self::NAME, &grad)?,
-        );
+        let (a_, b_, g_) = (View::new(Self::NAME, a)?, View::new(Self::NAME, b)?, View::new(Self::NAME, &grad)?);
         let (a_, b_, g_): (&[f32], &[f32], &[f32]) = (&a_, &b_, &g_);
         // SAFETY: `add_backward` writes every element.
         let out = unsafe {
             raw::build(a_.len(), CHUNK, |start, out| {
                 let r = start..start + out.len();
-                with_act!(
-                    self.0,
-                    add_backward(&a_[r.clone()], &b_[r.clone()], &g_[r], out)
-                );
+                with_act!(self.0, add_backward(&a_[r.clone()], &b_[r.clone()], &g_[r], out));
             })
         };
         let d = raw::tensor(out, a.dims())?;

@@ -14,12 +14,7 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
         return Err(raw::shape_error(NAME, "weight", "[out, in]", &w));
     };
     if w_in != inputs {
-        return Err(raw::shape_error(
-            NAME,
-            "weight",
-            format!("[out, {inputs}]"),
-            &w,
-        ));
+        return Err(raw::shape_error(NAME, "weight", format!("[out, {inputs}]"), &w));
     }
     let Some(b) = b else {
         return Ok(x.apply_op2(&w, Linear)?);
@@ -53,8 +48,7 @@ fn forward(x: &[f32], w: &[f32], b: Option<&[f32]>, inputs: usize) -> Vec<f32> {
     let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
     let mut y = vec![0.0; rows * outputs];
     if let Some(b) = b {
-        y.chunks_exact_mut(outputs)
-            .for_each(|row| row.copy_from_slice(b));
+        y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(b));
     }
     let target = if b.is_some() { Target::add(&mut y, outputs) } else { Target::replace(&mut y, outputs) };
     Matrix::new(x, rows, inputs).times(Matrix::new(w, outputs, inputs).transposed(), 1.0, target, true);
@@ -100,12 +94,7 @@ impl CustomOp2 for Linear {
         lw: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (outputs, inputs) = lw.shape().dims2()?;
-        let y = forward(
-            raw::slice(NAME, sx, lx)?,
-            raw::slice(NAME, sw, lw)?,
-            None,
-            inputs,
-        );
+        let y = forward(raw::slice(NAME, sx, lx)?, raw::slice(NAME, sw, lw)?, None, inputs);
         raw::output(y, output_shape(lx, outputs))
     }
 
@@ -138,12 +127,7 @@ impl CustomOp3 for Linear {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (outputs, inputs) = lw.shape().dims2()?;
         let b = raw::slice(NAME, sb, lb)?;
-        let y = forward(
-            raw::slice(NAME, sx, lx)?,
-            raw::slice(NAME, sw, lw)?,
-            Some(b),
-            inputs,
-        );
+        let y = forward(raw::slice(NAME, sx, lx)?, raw::slice(NAME, sw, lw)?, Some(b), inputs);
         raw::output(y, output_shape(lx, outputs))
     }
 

@@ -12,23 +12,14 @@ use crate::Result;
 ///
 /// `logits` `[n, classes]`; `targets` `[n, classes]` are distributions (one-hot, smoothed, or a teacher's softmax) and get no
 /// gradient, as `weights` `[n]`, which scale each sample's loss (the sum is divided by n, not by the weights' sum).
-pub fn cross_entropy(
-    logits: &Tensor,
-    targets: &Tensor,
-    weights: Option<&Tensor>,
-) -> Result<Tensor> {
+pub fn cross_entropy(logits: &Tensor, targets: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
     const OP: &str = "cross_entropy";
     let (x, t) = (raw::prepare(OP, logits)?, raw::prepare(OP, targets)?);
     let &[n, classes] = x.dims() else {
         return Err(raw::shape_error(OP, "logits", "[n, classes]", &x));
     };
     if x.elem_count() == 0 {
-        return Err(raw::shape_error(
-            OP,
-            "logits",
-            "at least one sample and class",
-            &x,
-        ));
+        return Err(raw::shape_error(OP, "logits", "at least one sample and class", &x));
     }
     raw::expect_shape(OP, "targets", &t, &[n, classes])?;
     let weights = sample_weights(OP, weights, n)?;
@@ -39,14 +30,10 @@ pub fn cross_entropy(
         let row = i * classes..(i + 1) * classes;
         let weight = weights.as_ref().map_or(1.0, |w| w[i]);
         let scale = weight / n as f32;
-        loss += f64::from(weight)
-            * sample_cross_entropy(&xs[row.clone()], &ts[row.clone()], scale, &mut grad[row]);
+        loss += f64::from(weight) * sample_cross_entropy(&xs[row.clone()], &ts[row.clone()], scale, &mut grad[row]);
     }
     drop(xs);
-    let op = CrossEntropy {
-        loss: (loss / n as f64) as f32,
-        grad: raw::tensor(grad, x.dims())?,
-    };
+    let op = CrossEntropy { loss: (loss / n as f64) as f32, grad: raw::tensor(grad, x.dims())? };
     Ok(x.apply_op1(op)?)
 }
 
@@ -58,12 +45,7 @@ pub fn mse(a: &Tensor, b: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
     let n = match a.dims().first() {
         Some(&n) if a.elem_count() > 0 => n,
         _ => {
-            return Err(raw::shape_error(
-                Mse::NAME,
-                "first tensor",
-                "[n, ..], not empty",
-                &a,
-            ));
+            return Err(raw::shape_error(Mse::NAME, "first tensor", "[n, ..], not empty", &a));
         }
     };
     let weights = sample_weights(Mse::NAME, weights, n)?;
@@ -81,11 +63,7 @@ struct Mse {
     weights: Option<Vec<f32>>,
 }
 
-fn sample_weights(
-    op: &'static str,
-    weights: Option<&Tensor>,
-    n: usize,
-) -> Result<Option<Vec<f32>>> {
+fn sample_weights(op: &'static str, weights: Option<&Tensor>, n: usize) -> Result<Option<Vec<f32>>> {
     let Some(weights) = weights else {
         return Ok(None);
     };
@@ -97,10 +75,7 @@ fn sample_weights(
 /// The loss of one sample; writes scale x (softmax(x) sum(t) - t), `scale` times its gradient.
 fn sample_cross_entropy(x: &[f32], t: &[f32], scale: f32, grad: &mut [f32]) -> f64 {
     // Not `f32::max`: a NaN logit must come through.
-    let max = x.iter().fold(
-        f32::NEG_INFINITY,
-        |m, v| if *v > m || v.is_nan() { *v } else { m },
-    );
+    let max = x.iter().fold(f32::NEG_INFINITY, |m, v| if *v > m || v.is_nan() { *v } else { m });
     let exp_sum: f64 = x.iter().map(|v| f64::from(v - max).exp()).sum();
     let log_sum = exp_sum.ln();
     let t_sum: f64 = t.iter().map(|v| f64::from(*v)).sum();
@@ -183,19 +158,13 @@ impl CustomOp2 for Mse {
         sb: &CpuStorage,
         lb: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (a, b) = (
-            raw::slice(Self::NAME, sa, la)?,
-            raw::slice(Self::NAME, sb, lb)?,
-        );
+        let (a, b) = (raw::slice(Self::NAME, sa, la)?, raw::slice(Self::NAME, sb, lb)?);
         let chunk = self.chunk(a.len());
         let parts = raw::map_chunks(a.len(), chunk, |r| {
             let weight = self.weight(r.start, chunk);
             f64::from(weight) * f64::from(squared_distance(&a[r.clone()], &b[r]))
         });
-        raw::output(
-            vec![(parts.iter().sum::<f64>() / a.len() as f64) as f32],
-            (),
-        )
+        raw::output(vec![(parts.iter().sum::<f64>() / a.len() as f64) as f32], ())
     }
 
     fn bwd(
@@ -215,26 +184,13 @@ impl CustomOp2 for Mse {
             let out = unsafe {
                 raw::build(a_.len(), chunk, |start, out| {
                     let r = start..start + out.len();
-                    scaled_difference(
-                        &a_[r.clone()],
-                        &b_[r],
-                        base * self.weight(start, chunk),
-                        out,
-                    );
+                    scaled_difference(&a_[r.clone()], &b_[r], base * self.weight(start, chunk), out);
                 })
             };
             raw::tensor(out, a.dims())
         };
-        let da = if a.track_op() {
-            Some(difference(1.0)?)
-        } else {
-            None
-        };
-        let db = if b.track_op() {
-            Some(difference(-1.0)?)
-        } else {
-            None
-        };
+        let da = if a.track_op() { Some(difference(1.0)?) } else { None };
+        let db = if b.track_op() { Some(difference(-1.0)?) } else { None };
         Ok((da, db))
     }
 }

@@ -8,9 +8,10 @@
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let clamped = x.clamp(-87.3, 88.3);
-    // Rounds to the nearest integer: adding 1.5 x 2^23 leaves no bits for the fraction.
+    // Rounds to the nearest integer n: next to 1.5 x 2^23 an f32 has no bits for a fraction, and its lowest bits are n.
     const ROUND: f32 = 12_582_912.0;
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = clamped - n * 0.693_359_375 + n * 2.121_944_4e-4;
     let mut p = 1.987_569_15e-4;
     p = p * r + 1.398_199_95e-3;
@@ -19,10 +20,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_55e-1;
     p = p * r + 5.000_000_1e-1;
     let mantissa = p * r * r + r + 1.0;
-    // SAFETY: `clamped` is within +-88.3 (a NaN stays NaN through the arithmetic above, and is replaced here), so `n` is an
-    // integer within +-128.
-    let n: i32 = unsafe { if n.is_nan() { 0.0f32 } else { n }.to_int_unchecked() };
-    let scale = f32::from_bits(((n + 127) as u32) << 23);
+    // 2^n, by putting n into the exponent; n is within -126..=127.
+    let scale = f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23));
     let y = mantissa * scale;
     if x < -87.3 { 0.0 } else { y }
 }
@@ -89,21 +88,12 @@ mod tests {
     fn erf_and_gelu_agree_with_the_series() {
         for i in -4000..=4000 {
             let x = i as f32 / 1000.0;
-            assert!(
-                (f64::from(erf(x)) - erf_series(f64::from(x))).abs() < 5e-7,
-                "erf({x})"
-            );
+            assert!((f64::from(erf(x)) - erf_series(f64::from(x))).abs() < 5e-7, "erf({x})");
             let phi = 0.5 * (1.0 + erf_series(f64::from(x) / 2f64.sqrt()));
-            assert!(
-                (f64::from(gelu(x)) - f64::from(x) * phi).abs() < 2e-6,
-                "gelu({x})"
-            );
+            assert!((f64::from(gelu(x)) - f64::from(x) * phi).abs() < 2e-6, "gelu({x})");
             let density = (-0.5 * f64::from(x).powi(2)).exp() / (2.0 * std::f64::consts::PI).sqrt();
             let slope = phi + f64::from(x) * density;
-            assert!(
-                (f64::from(gelu_derivative(x)) - slope).abs() < 2e-6,
-                "gelu'({x})"
-            );
+            assert!((f64::from(gelu_derivative(x)) - slope).abs() < 2e-6, "gelu'({x})");
         }
     }
 }

@@ -61,13 +61,7 @@ pub fn batch_norm_eval(
         raw::expect_shape(NAME, what, &t, &[width])?;
         Ok(View::new(NAME, &t)?.iter().map(|v| f64::from(*v)).collect())
     };
-    let op = BatchNorm::new(
-        &statistics("mean", mean)?,
-        &statistics("variance", var)?,
-        eps,
-        act,
-        false,
-    );
+    let op = BatchNorm::new(&statistics("mean", mean)?, &statistics("variance", var)?, eps, act, false);
     op.apply(&x, gamma_beta)
 }
 
@@ -100,23 +94,12 @@ fn moments(x: &[f32], rows: usize, width: usize) -> (Vec<f64>, Vec<f64>) {
     });
     let mut total = vec![0.0f64; 2 * width];
     for part in parts {
-        total
-            .iter_mut()
-            .zip(part)
-            .for_each(|(total, v)| *total += f64::from(v));
+        total.iter_mut().zip(part).for_each(|(total, v)| *total += f64::from(v));
     }
     let n = rows as f64;
     let mean_offset: Vec<f64> = total[..width].iter().map(|s| s / n).collect();
-    let mean = mean_offset
-        .iter()
-        .zip(pivot)
-        .map(|(m, p)| m + f64::from(*p))
-        .collect();
-    let var = total[width..]
-        .iter()
-        .zip(&mean_offset)
-        .map(|(s, m)| (s / n - m * m).max(0.0))
-        .collect();
+    let mean = mean_offset.iter().zip(pivot).map(|(m, p)| m + f64::from(*p)).collect();
+    let var = total[width..].iter().zip(&mean_offset).map(|(s, m)| (s / n - m * m).max(0.0)).collect();
     (mean, var)
 }
 
@@ -224,10 +207,7 @@ impl BatchNorm {
     fn new(mean: &[f64], var: &[f64], eps: f64, act: Activation, from_batch: bool) -> Self {
         Self {
             mean: mean.iter().map(|m| *m as f32).collect(),
-            inv_std: var
-                .iter()
-                .map(|v| (1.0 / (v + eps).sqrt()) as f32)
-                .collect(),
+            inv_std: var.iter().map(|v| (1.0 / (v + eps).sqrt()) as f32).collect(),
             act,
             from_batch,
         }
@@ -249,9 +229,7 @@ impl BatchNorm {
             None => self.inv_std.clone(),
         };
         let shift = scale.iter().zip(&self.mean).enumerate();
-        let shift = shift
-            .map(|(i, (s, m))| gamma_beta.map_or(0.0, |(_, beta)| beta[i]) - s * m)
-            .collect();
+        let shift = shift.map(|(i, (s, m))| gamma_beta.map_or(0.0, |(_, beta)| beta[i]) - s * m).collect();
         Line { scale, shift }
     }
 
@@ -279,29 +257,18 @@ impl BatchNorm {
         let parts = raw::map_chunks(rows, chunk, |r| {
             let mut sums = vec![0.0f32; 2 * width];
             let range = r.start * width..r.end * width;
-            with_act!(
-                self.act,
-                reduce(&x[range.clone()], &grad[range], line, &self.mean, &mut sums)
-            );
+            with_act!(self.act, reduce(&x[range.clone()], &grad[range], line, &self.mean, &mut sums));
             sums
         });
         let mut total = vec![0.0f64; 2 * width];
         for part in parts {
-            total
-                .iter_mut()
-                .zip(part)
-                .for_each(|(total, v)| *total += f64::from(v));
+            total.iter_mut().zip(part).for_each(|(total, v)| *total += f64::from(v));
         }
         let (sum_g, sum_gx) = total.split_at(width);
         let inv_std = self.inv_std.iter().map(|s| f64::from(*s));
         let d_gamma: Vec<f64> = sum_gx.iter().zip(inv_std).map(|(s, inv)| s * inv).collect();
-        let n = if self.from_batch {
-            rows as f64
-        } else {
-            f64::INFINITY
-        };
-        let column =
-            |f: &dyn Fn(usize) -> f64| -> Vec<f32> { (0..width).map(|i| f(i) as f32).collect() };
+        let n = if self.from_batch { rows as f64 } else { f64::INFINITY };
+        let column = |f: &dyn Fn(usize) -> f64| -> Vec<f32> { (0..width).map(|i| f(i) as f32).collect() };
         let k = &InputGrad {
             line,
             mean: &self.mean,
@@ -350,10 +317,7 @@ impl CustomOp3 for BatchNorm {
         lb: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (gamma, beta) = (raw::slice(NAME, sg, lg)?, raw::slice(NAME, sb, lb)?);
-        raw::output(
-            self.run(raw::slice(NAME, sx, lx)?, Some((gamma, beta))),
-            lx.shape(),
-        )
+        raw::output(self.run(raw::slice(NAME, sx, lx)?, Some((gamma, beta))), lx.shape())
     }
 
     fn bwd(
@@ -366,16 +330,8 @@ impl CustomOp3 for BatchNorm {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (gamma, beta) = (View::new(NAME, gamma)?, View::new(NAME, beta)?);
-        let (dx, dg, db) = self.gradients(
-            &View::new(NAME, x)?,
-            Some((&gamma, &beta)),
-            &View::new(NAME, &grad)?,
-        );
+        let (dx, dg, db) = self.gradients(&View::new(NAME, x)?, Some((&gamma, &beta)), &View::new(NAME, &grad)?);
         let width = self.mean.len();
-        Ok((
-            Some(raw::tensor(dx, x.dims())?),
-            Some(raw::tensor(dg, &[width])?),
-            Some(raw::tensor(db, &[width])?),
-        ))
+        Ok((Some(raw::tensor(dx, x.dims())?), Some(raw::tensor(dg, &[width])?), Some(raw::tensor(db, &[width])?)))
     }
 }

@@ -65,37 +65,18 @@ fn prepare(op: &'static str, x: &Tensor, spec: Pool2dSpec) -> Result<(Tensor, Wi
     let &[n, h, w, c] = x.dims() else {
         return Err(raw::shape_error(op, "input", "[n, h, w, c]", &x));
     };
-    let Pool2dSpec {
-        kernel,
-        stride,
-        padding,
-    } = spec;
+    let Pool2dSpec { kernel, stride, padding } = spec;
     if kernel == 0 || stride == 0 || padding > kernel / 2 {
         return Err(Error::Argument {
             op,
-            what: format!(
-                "kernel {kernel} and stride {stride} must be positive, padding {padding} at most kernel / 2"
-            ),
+            what: format!("kernel {kernel} and stride {stride} must be positive, padding {padding} at most kernel / 2"),
         });
     }
     if x.elem_count() == 0 || h + 2 * padding < kernel || w + 2 * padding < kernel {
-        return Err(raw::shape_error(
-            op,
-            "input",
-            format!("at least one window of {kernel} x {kernel}"),
-            &x,
-        ));
+        return Err(raw::shape_error(op, "input", format!("at least one window of {kernel} x {kernel}"), &x));
     }
     let size = |len: usize| (len + 2 * padding - kernel) / stride + 1;
-    let window = Window {
-        spec,
-        n,
-        h,
-        w,
-        c,
-        oh: size(h),
-        ow: size(w),
-    };
+    let window = Window { spec, n, h, w, c, oh: size(h), ow: size(w) };
     Ok((x, window))
 }
 
@@ -104,21 +85,14 @@ impl Window {
     #[inline(always)]
     fn inside(&self, o: usize, len: usize) -> std::ops::Range<usize> {
         let start = o * self.spec.stride;
-        let (from, to) = (
-            start.saturating_sub(self.spec.padding),
-            start + self.spec.kernel - self.spec.padding,
-        );
+        let (from, to) = (start.saturating_sub(self.spec.padding), start + self.spec.kernel - self.spec.padding);
         from..to.min(len)
     }
 
     /// The windows of an axis with `count` windows that hold the input row (or column) `i`.
     #[inline(always)]
     fn covering(&self, i: usize, count: usize) -> std::ops::Range<usize> {
-        let Pool2dSpec {
-            kernel,
-            stride,
-            padding,
-        } = self.spec;
+        let Pool2dSpec { kernel, stride, padding } = self.spec;
         let first = (i + padding + 1).saturating_sub(kernel).div_ceil(stride);
         first..((i + padding) / stride + 1).min(count)
     }
@@ -266,11 +240,8 @@ impl CustomOp1 for MaxPool {
         let (k, x) = (&self.0, raw::slice(self.name(), s, l)?);
         let image = k.h * k.w * k.c;
         // SAFETY: `max_row` writes every channel of every pixel of a row.
-        let out = unsafe {
-            by_rows(k.n, k.oh, k.ow * k.c, |n, oy, out| {
-                max_row(k, &x[n * image..(n + 1) * image], oy, out)
-            })
-        };
+        let out =
+            unsafe { by_rows(k.n, k.oh, k.ow * k.c, |n, oy, out| max_row(k, &x[n * image..(n + 1) * image], oy, out)) };
         raw::output(out, &k.output_dims()[..])
     }
 
@@ -278,23 +249,13 @@ impl CustomOp1 for MaxPool {
         use rayon::prelude::*;
         let k = &self.0;
         let grad = grad.contiguous()?;
-        let (xs, ys, gs) = (
-            View::new(self.name(), x)?,
-            View::new(self.name(), res)?,
-            View::new(self.name(), &grad)?,
-        );
+        let (xs, ys, gs) = (View::new(self.name(), x)?, View::new(self.name(), res)?, View::new(self.name(), &grad)?);
         let (xs, ys, gs): (&[f32], &[f32], &[f32]) = (&xs, &ys, &gs);
         let (image, out) = (k.h * k.w * k.c, k.oh * k.ow * k.c);
         let mut dx = vec![0.0; xs.len()];
         dx.par_chunks_mut(image).enumerate().for_each(|(n, dx)| {
             let (from, to) = (n * out, (n + 1) * out);
-            max_image_backward(
-                k,
-                &xs[n * image..(n + 1) * image],
-                &ys[from..to],
-                &gs[from..to],
-                dx,
-            );
+            max_image_backward(k, &xs[n * image..(n + 1) * image], &ys[from..to], &gs[from..to], dx);
         });
         raw::tensor(dx, x.dims()).map(Some)
     }
@@ -309,11 +270,8 @@ impl CustomOp1 for AvgPool {
         let (k, x) = (&self.0, raw::slice(self.name(), s, l)?);
         let image = k.h * k.w * k.c;
         // SAFETY: `avg_row` writes every channel of every pixel of a row.
-        let out = unsafe {
-            by_rows(k.n, k.oh, k.ow * k.c, |n, oy, out| {
-                avg_row(k, &x[n * image..(n + 1) * image], oy, out)
-            })
-        };
+        let out =
+            unsafe { by_rows(k.n, k.oh, k.ow * k.c, |n, oy, out| avg_row(k, &x[n * image..(n + 1) * image], oy, out)) };
         raw::output(out, &k.output_dims()[..])
     }
 
@@ -324,11 +282,8 @@ impl CustomOp1 for AvgPool {
         let gs: &[f32] = &gs;
         let out = k.oh * k.ow * k.c;
         // SAFETY: `avg_row_backward` writes every channel of every pixel of a row.
-        let dx = unsafe {
-            by_rows(k.n, k.h, k.w * k.c, |n, y, dx| {
-                avg_row_backward(k, &gs[n * out..(n + 1) * out], y, dx)
-            })
-        };
+        let dx =
+            unsafe { by_rows(k.n, k.h, k.w * k.c, |n, y, dx| avg_row_backward(k, &gs[n * out..(n + 1) * out], y, dx)) };
         raw::tensor(dx, x.dims()).map(Some)
     }
 }
@@ -388,12 +343,9 @@ impl CustomOp1 for GlobalAvgPool {
             raw::build(x.elem_count(), image, |start, out| {
                 let i = start / image;
                 for pixel in out.chunks_exact_mut(c) {
-                    pixel
-                        .iter_mut()
-                        .zip(&gs[i * c..(i + 1) * c])
-                        .for_each(|(out, g)| {
-                            out.write(*g);
-                        });
+                    pixel.iter_mut().zip(&gs[i * c..(i + 1) * c]).for_each(|(out, g)| {
+                        out.write(*g);
+                    });
                 }
             })
         };

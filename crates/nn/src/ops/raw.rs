@@ -25,27 +25,12 @@ pub(crate) fn prepare(op: &'static str, t: &Tensor) -> Result<Tensor> {
 }
 
 /// A shape error in words.
-pub(crate) fn shape_error(
-    op: &'static str,
-    what: &'static str,
-    expected: impl Into<String>,
-    t: &Tensor,
-) -> Error {
-    Error::Shape {
-        op,
-        what,
-        expected: expected.into(),
-        got: t.dims().to_vec(),
-    }
+pub(crate) fn shape_error(op: &'static str, what: &'static str, expected: impl Into<String>, t: &Tensor) -> Error {
+    Error::Shape { op, what, expected: expected.into(), got: t.dims().to_vec() }
 }
 
 /// Refuses a tensor whose shape is not exactly `expected`.
-pub(crate) fn expect_shape(
-    op: &'static str,
-    what: &'static str,
-    t: &Tensor,
-    expected: &[usize],
-) -> Result<()> {
+pub(crate) fn expect_shape(op: &'static str, what: &'static str, t: &Tensor, expected: &[usize]) -> Result<()> {
     if t.dims() == expected {
         return Ok(());
     }
@@ -53,36 +38,21 @@ pub(crate) fn expect_shape(
 }
 
 /// Rows and width of a tensor seen as a matrix whose columns are the last axis; an error for scalars and empty tensors.
-pub(crate) fn rows_by_last(
-    op: &'static str,
-    what: &'static str,
-    t: &Tensor,
-) -> Result<(usize, usize)> {
+pub(crate) fn rows_by_last(op: &'static str, what: &'static str, t: &Tensor) -> Result<(usize, usize)> {
     match t.dims().last() {
         Some(&width) if t.elem_count() > 0 => Ok((t.elem_count() / width, width)),
-        _ => Err(shape_error(
-            op,
-            what,
-            "at least one axis and one element",
-            t,
-        )),
+        _ => Err(shape_error(op, what, "at least one axis and one element", t)),
     }
 }
 
 /// The elements of an operator's argument, as candle passes it to a custom operator.
-pub(crate) fn slice<'a>(
-    op: &'static str,
-    storage: &'a CpuStorage,
-    layout: &Layout,
-) -> candle_core::Result<&'a [f32]> {
+pub(crate) fn slice<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
         return Err(candle_core::Error::RequiresContiguous { op }.bt());
     };
     match storage {
         CpuStorage::F32(data) => Ok(&data[start..end]),
-        _ => Err(candle_core::Error::msg(format!(
-            "{op}: tensors must be f32"
-        ))),
+        _ => Err(candle_core::Error::msg(format!("{op}: tensors must be f32"))),
     }
 }
 
@@ -100,14 +70,9 @@ impl<'a> View<'a> {
             return Err(candle_core::Error::RequiresContiguous { op }.bt());
         };
         if !matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))) {
-            return Err(candle_core::Error::msg(format!(
-                "{op}: tensors must be f32 on the CPU"
-            )));
+            return Err(candle_core::Error::msg(format!("{op}: tensors must be f32 on the CPU")));
         }
-        Ok(Self {
-            storage,
-            range: start..end,
-        })
+        Ok(Self { storage, range: start..end })
     }
 }
 
@@ -128,10 +93,7 @@ pub(crate) fn tensor(data: Vec<f32>, shape: &[usize]) -> candle_core::Result<Ten
 }
 
 /// What a custom operator's forward pass returns.
-pub(crate) fn output(
-    data: Vec<f32>,
-    shape: impl Into<Shape>,
-) -> candle_core::Result<(CpuStorage, Shape)> {
+pub(crate) fn output(data: Vec<f32>, shape: impl Into<Shape>) -> candle_core::Result<(CpuStorage, Shape)> {
     Ok((CpuStorage::F32(data), shape.into()))
 }
 
@@ -154,10 +116,7 @@ where
     if len <= chunk {
         fill(0, spare);
     } else {
-        spare
-            .par_chunks_mut(chunk)
-            .enumerate()
-            .for_each(|(i, part)| fill(i * chunk, part));
+        spare.par_chunks_mut(chunk).enumerate().for_each(|(i, part)| fill(i * chunk, part));
     }
     // SAFETY: the caller promises that `fill` initialises what it gets, and the chunks cover `len` elements.
     unsafe { out.set_len(len) };
@@ -165,11 +124,7 @@ where
 }
 
 /// `f(row_range)` for every chunk of rows, in parallel; the results in the order of the rows.
-pub(crate) fn map_chunks<T: Send>(
-    rows: usize,
-    chunk: usize,
-    f: impl Fn(Range<usize>) -> T + Sync,
-) -> Vec<T> {
+pub(crate) fn map_chunks<T: Send>(rows: usize, chunk: usize, f: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
     let chunks = rows.div_ceil(chunk);
     let range = |i: usize| i * chunk..((i + 1) * chunk).min(rows);
     if chunks <= 1 {

@@ -27,13 +27,7 @@ pub struct AdamWConfig {
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self {
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.01,
-            decay_vectors: false,
-        }
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decay_vectors: false }
     }
 }
 
@@ -65,10 +59,7 @@ impl AdamW {
     /// # Errors
     /// A variable that is not f32 on the CPU.
     pub fn new(vars: Vec<(String, Var)>, config: AdamWConfig) -> Result<Self> {
-        Ok(Self {
-            config,
-            slots: Slots::new(vars, ["mean", "mean_square"])?,
-        })
+        Ok(Self { config, slots: Slots::new(vars, ["mean", "mean_square"])? })
     }
 
     /// Steps done so far, those before a resume included.
@@ -89,13 +80,7 @@ vectorise! {
 
 impl Optimizer for AdamW {
     fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()> {
-        let AdamWConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            decay_vectors,
-        } = self.config;
+        let AdamWConfig { beta1, beta2, eps, weight_decay, decay_vectors } = self.config;
         let t = (self.slots.steps + 1) as f64;
         let factors = |decay: f64| Factors {
             keep: (1.0 - lr * decay) as f32,
@@ -109,11 +94,7 @@ impl Optimizer for AdamW {
         let vars = self.slots.vars.clone();
         for (i, (_, grad)) in grad::all(&vars, grads)?.iter().enumerate() {
             self.slots.update(i, grad, |is_vector, w, g, [m, v]| {
-                let decay = if is_vector && !decay_vectors {
-                    0.0
-                } else {
-                    weight_decay
-                };
+                let decay = if is_vector && !decay_vectors { 0.0 } else { weight_decay };
                 update(w, g, m, v, factors(decay));
             })?;
         }

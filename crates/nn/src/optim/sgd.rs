@@ -25,12 +25,7 @@ pub struct SgdConfig {
 
 impl Default for SgdConfig {
     fn default() -> Self {
-        Self {
-            momentum: 0.9,
-            nesterov: true,
-            weight_decay: 0.0,
-            decay_vectors: false,
-        }
+        Self { momentum: 0.9, nesterov: true, weight_decay: 0.0, decay_vectors: false }
     }
 }
 
@@ -48,10 +43,7 @@ impl Sgd {
     /// # Errors
     /// A variable that is not f32 on the CPU.
     pub fn new(vars: Vec<(String, Var)>, config: SgdConfig) -> Result<Self> {
-        Ok(Self {
-            config,
-            slots: Slots::new(vars, ["momentum"])?,
-        })
+        Ok(Self { config, slots: Slots::new(vars, ["momentum"])? })
     }
 
     /// Steps done so far, those before a resume included.
@@ -74,20 +66,11 @@ vectorise! {
 
 impl Optimizer for Sgd {
     fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()> {
-        let SgdConfig {
-            momentum,
-            nesterov,
-            weight_decay,
-            decay_vectors,
-        } = self.config;
+        let SgdConfig { momentum, nesterov, weight_decay, decay_vectors } = self.config;
         let vars = self.slots.vars.clone();
         for (i, (_, grad)) in grad::all(&vars, grads)?.iter().enumerate() {
             self.slots.update(i, grad, |is_vector, w, g, [m]| {
-                let decay = if is_vector && !decay_vectors {
-                    0.0
-                } else {
-                    weight_decay
-                };
+                let decay = if is_vector && !decay_vectors { 0.0 } else { weight_decay };
                 update(w, g, m, momentum as f32, decay as f32, lr as f32, nesterov);
             })?;
         }

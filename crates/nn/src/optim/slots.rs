@@ -27,16 +27,8 @@ impl<const K: usize> Slots<K> {
         for (_, var) in &vars {
             raw::prepare("optimizer", var)?;
         }
-        let data = vars
-            .iter()
-            .map(|(_, var)| std::array::from_fn(|_| vec![0.0; var.elem_count()]))
-            .collect();
-        Ok(Self {
-            vars,
-            names,
-            data,
-            steps: 0,
-        })
+        let data = vars.iter().map(|(_, var)| std::array::from_fn(|_| vec![0.0; var.elem_count()])).collect();
+        Ok(Self { vars, names, data, steps: 0 })
     }
 
     /// Calls `update(is_vector, weights, gradient, slots)` for every chunk of variable number `i`; `is_vector` is true for
@@ -53,12 +45,7 @@ impl<const K: usize> Slots<K> {
                 got: grad.dims().to_vec(),
             });
         }
-        let op = Update {
-            grad,
-            slots: std::sync::Mutex::new(&mut self.data[i]),
-            is_vector: var.rank() < 2,
-            update,
-        };
+        let op = Update { grad, slots: std::sync::Mutex::new(&mut self.data[i]), is_vector: var.rank() < 2, update };
         Ok(var.inplace_op1(&op)?)
     }
 
@@ -66,29 +53,17 @@ impl<const K: usize> Slots<K> {
         let mut state = BTreeMap::new();
         for ((name, var), slots) in self.vars.iter().zip(&self.data) {
             for (slot, data) in self.names.iter().zip(slots) {
-                state.insert(
-                    format!("{slot}.{name}"),
-                    raw::tensor(data.clone(), var.dims())?,
-                );
+                state.insert(format!("{slot}.{name}"), raw::tensor(data.clone(), var.dims())?);
             }
         }
-        state.insert(
-            STEPS.to_owned(),
-            Tensor::new(self.steps as i64, &Device::Cpu)?,
-        );
+        state.insert(STEPS.to_owned(), Tensor::new(self.steps as i64, &Device::Cpu)?);
         Ok(state)
     }
 
     pub(super) fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let bad = |what: String| Error::OptimizerState { what };
-        let get = |name: &str| {
-            state
-                .get(name)
-                .ok_or_else(|| bad(format!("{name} is missing")))
-        };
-        let steps = get(STEPS)?
-            .to_scalar::<i64>()
-            .map_err(|e| bad(format!("{STEPS}: {e}")))?;
+        let get = |name: &str| state.get(name).ok_or_else(|| bad(format!("{name} is missing")));
+        let steps = get(STEPS)?.to_scalar::<i64>().map_err(|e| bad(format!("{STEPS}: {e}")))?;
         let steps = usize::try_from(steps).map_err(|_| bad(format!("{STEPS} is {steps}")))?;
         let mut all = Vec::with_capacity(self.vars.len());
         for (name, var) in &self.vars {
@@ -97,11 +72,7 @@ impl<const K: usize> Slots<K> {
                 let name = format!("{slot}.{name}");
                 let t = raw::prepare("optimizer", get(&name)?)?;
                 if t.dims() != var.dims() {
-                    return Err(bad(format!(
-                        "{name} has shape {:?}, expected {:?}",
-                        t.dims(),
-                        var.dims()
-                    )));
+                    return Err(bad(format!("{name} has shape {:?}, expected {:?}", t.dims(), var.dims())));
                 }
                 *data = View::new("optimizer", &t)?.to_vec();
             }
@@ -109,11 +80,7 @@ impl<const K: usize> Slots<K> {
         }
         let expected = 1 + K * self.vars.len();
         if state.len() != expected {
-            return Err(bad(format!(
-                "{} tensors, expected {expected} for {} variables",
-                state.len(),
-                self.vars.len()
-            )));
+            return Err(bad(format!("{} tensors, expected {expected} for {} variables", state.len(), self.vars.len())));
         }
         self.data = all;
         self.steps = steps;
@@ -138,19 +105,13 @@ where
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let (Some((start, end)), CpuStorage::F32(data)) = (layout.contiguous_offsets(), storage)
-        else {
-            return Err(candle_core::Error::msg(
-                "optimizer: variables must be contiguous and f32",
-            ));
+        let (Some((start, end)), CpuStorage::F32(data)) = (layout.contiguous_offsets(), storage) else {
+            return Err(candle_core::Error::msg("optimizer: variables must be contiguous and f32"));
         };
         let weights = &mut data[start..end];
         let grad = View::new(self.name(), self.grad)?;
         let grad: &[f32] = &grad;
-        let mut slots = self
-            .slots
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut slots = self.slots.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut slots = slots.each_mut().map(|s| s.chunks_mut(CHUNK));
         let tasks: Vec<_> = weights
             .chunks_mut(CHUNK)
@@ -158,13 +119,9 @@ where
             .map(|(w, g)| (w, g, slots.each_mut().map(|s| s.next().unwrap_or_default())))
             .collect();
         if tasks.len() == 1 {
-            tasks
-                .into_iter()
-                .for_each(|(w, g, s)| (self.update)(self.is_vector, w, g, s));
+            tasks.into_iter().for_each(|(w, g, s)| (self.update)(self.is_vector, w, g, s));
         } else {
-            tasks
-                .into_par_iter()
-                .for_each(|(w, g, s)| (self.update)(self.is_vector, w, g, s));
+            tasks.into_par_iter().for_each(|(w, g, s)| (self.update)(self.is_vector, w, g, s));
         }
         Ok(())
     }

@@ -72,7 +72,15 @@ pub fn column_moments(x: &[f64], width: usize) -> (Vec<f64>, Vec<f64>) {
     (mean, var)
 }
 
-pub fn normalise(x: &[f64], mean: &[f64], var: &[f64], gamma: &[f64], beta: &[f64], eps: f64, a: Activation) -> Vec<f64> {
+pub fn normalise(
+    x: &[f64],
+    mean: &[f64],
+    var: &[f64],
+    gamma: &[f64],
+    beta: &[f64],
+    eps: f64,
+    a: Activation,
+) -> Vec<f64> {
     let width = mean.len();
     let z = |(i, v): (usize, &f64)| {
         let c = i % width;
