@@ -216,3 +216,20 @@ fn what_does_not_fit_is_named() {
     let wrong = Tensor::zeros((2, 4), DType::F32, &Device::Cpu).unwrap();
     assert!(matches!(bn.forward(&wrong, Activation::Relu, Mode::Train), Err(Error::Shape { .. })));
 }
+
+/// The transposed weight of serving gives the bits of training, alone and in a batch, and lets gradients through to the input.
+#[test]
+fn frozen_linear_layers_compute_the_same_bits() {
+    let params = Params::init(2, &Device::Cpu);
+    let layer = Linear::new(&params, 40, 48).unwrap();
+    let frozen = Linear::new(&Params::frozen(params.tensors().unwrap()), 40, 48).unwrap();
+    let x = arg(1, &[33, 40]).tensor();
+    let all = values(&layer.forward(&x).unwrap());
+    assert_eq!(values(&frozen.forward(&x).unwrap()), all);
+    let one = values(&frozen.forward(&x.narrow(0, 20, 1).unwrap()).unwrap());
+    assert_eq!(one, all[20 * 48..21 * 48]);
+    assert!(frozen.forward(&arg(1, &[33, 41]).tensor()).is_err());
+    let x = candle_core::Var::from_tensor(&x).unwrap();
+    let grads = frozen.forward(&x).unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(grads.get(&x).is_some());
+}

@@ -9,6 +9,8 @@ use crate::{Init, Params, Result, ops};
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    /// The weight as serving reads it, `[in, out]`; only when frozen.
+    transposed: Option<Tensor>,
 }
 
 impl Linear {
@@ -22,12 +24,16 @@ impl Linear {
     pub fn with_init(params: &Params, inputs: usize, outputs: usize, init: Init, bias: bool) -> Result<Self> {
         let weight = params.weight("weight", &[outputs, inputs], init)?;
         let bias = if bias { Some(params.weight("bias", &[outputs], Init::Zeros)?) } else { None };
-        Ok(Self { weight, bias })
+        let transposed = if params.is_frozen() { Some(weight.t()?.contiguous()?) } else { None };
+        Ok(Self { weight, bias, transposed })
     }
 
     /// `[.., in]` to `[.., out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(x, &self.weight, self.bias.as_ref())
+        match &self.transposed {
+            Some(transposed) if !x.track_op() => ops::linear_transposed(x, transposed, self.bias.as_ref()),
+            _ => ops::linear(x, &self.weight, self.bias.as_ref()),
+        }
     }
 
     /// The weight, `[out, in]`.

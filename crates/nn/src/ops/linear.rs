@@ -24,6 +24,23 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     Ok(x.apply_op3(&w, &b, Linear)?)
 }
 
+/// [`linear`] without history and with the weight transposed, `[in, out]`: for few rows it is then read where it is. The same
+/// bits as [`linear`].
+pub(crate) fn linear_transposed(x: &Tensor, w_t: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let x = raw::prepare(NAME, x)?;
+    let (rows, inputs) = raw::rows_by_last(NAME, "input", &x)?;
+    let &[w_in, outputs] = w_t.dims() else {
+        return Err(raw::shape_error(NAME, "transposed weight", "[in, out]", w_t));
+    };
+    if w_in != inputs {
+        return Err(raw::shape_error(NAME, "input", format!("[.., {w_in}]"), &x));
+    }
+    let b = b.map(|b| View::new(NAME, b)).transpose()?;
+    let (xs, ws) = (View::new(NAME, &x)?, View::new(NAME, w_t)?);
+    let y = product(Matrix::new(&xs, rows, inputs), Matrix::new(&ws, inputs, outputs), b.as_deref(), outputs);
+    Ok(raw::tensor(y, &output_dims(x.dims(), outputs))?)
+}
+
 const NAME: &str = "linear";
 
 struct Linear;
@@ -44,15 +61,20 @@ pub(crate) fn column_sums(data: &[f32], width: usize) -> Vec<f32> {
     total
 }
 
-fn forward(x: &[f32], w: &[f32], b: Option<&[f32]>, inputs: usize) -> Vec<f32> {
-    let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
-    let mut y = vec![0.0; rows * outputs];
+/// x w + b.
+fn product(x: Matrix<'_>, w: Matrix<'_>, b: Option<&[f32]>, outputs: usize) -> Vec<f32> {
+    let mut y = vec![0.0; x.rows() * outputs];
     if let Some(b) = b {
         y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(b));
     }
     let target = if b.is_some() { Target::add(&mut y, outputs) } else { Target::replace(&mut y, outputs) };
-    Matrix::new(x, rows, inputs).times(Matrix::new(w, outputs, inputs).transposed(), 1.0, target, true);
+    x.times(w, 1.0, target, true);
     y
+}
+
+fn forward(x: &[f32], w: &[f32], b: Option<&[f32]>, inputs: usize) -> Vec<f32> {
+    let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
+    product(Matrix::new(x, rows, inputs), Matrix::new(w, outputs, inputs).transposed(), b, outputs)
 }
 
 /// Gradients of x and w; that of x only where something before it learns.
@@ -73,8 +95,8 @@ fn backward(x: &Tensor, w: &Tensor, grad: &[f32]) -> candle_core::Result<(Option
     Ok((dx, raw::tensor(dw, w.dims())?))
 }
 
-fn output_shape(x: &Layout, outputs: usize) -> Vec<usize> {
-    let mut dims = x.dims().to_vec();
+fn output_dims(x: &[usize], outputs: usize) -> Vec<usize> {
+    let mut dims = x.to_vec();
     if let Some(last) = dims.last_mut() {
         *last = outputs;
     }
@@ -95,7 +117,7 @@ impl CustomOp2 for Linear {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (outputs, inputs) = lw.shape().dims2()?;
         let y = forward(raw::slice(NAME, sx, lx)?, raw::slice(NAME, sw, lw)?, None, inputs);
-        raw::output(y, output_shape(lx, outputs))
+        raw::output(y, output_dims(lx.dims(), outputs))
     }
 
     fn bwd(
@@ -128,7 +150,7 @@ impl CustomOp3 for Linear {
         let (outputs, inputs) = lw.shape().dims2()?;
         let b = raw::slice(NAME, sb, lb)?;
         let y = forward(raw::slice(NAME, sx, lx)?, raw::slice(NAME, sw, lw)?, Some(b), inputs);
-        raw::output(y, output_shape(lx, outputs))
+        raw::output(y, output_dims(lx.dims(), outputs))
     }
 
     fn bwd(

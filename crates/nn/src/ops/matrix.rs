@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::simd::{Kernel, Simd, dispatch};
 
-/// A matrix within a slice, possibly a part of a wider one, possibly read as its transpose.
+/// A matrix within a slice, possibly a part of a wider one, possibly read as its transpose: one of its strides is 1.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     data: &'a [f32],
@@ -36,6 +36,10 @@ impl<'a> Matrix<'a> {
     pub(crate) fn part(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(rows == 0 || (rows - 1) * row_stride + columns <= data.len(), "a matrix within its slice");
         Self { data, rows, columns, row_stride, column_stride: 1 }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
     }
 
     pub(crate) fn transposed(self) -> Self {
@@ -227,10 +231,11 @@ impl Kernel for Part<'_> {
                     // SAFETY: the constructors of `Matrix` and the assertions of `times` keep all rows and columns within
                     // their slices; a row of a panel has `wanted` rounded up to whole vectors of values.
                     unsafe {
-                        if wanted > S::LANES {
-                            by_count::<S, 2>(count, &tile);
-                        } else {
-                            by_count::<S, 1>(count, &tile);
+                        match (wanted > S::LANES, a.column_stride == 1) {
+                            (true, true) => by_count::<S, 2, true>(count, &tile),
+                            (true, false) => by_count::<S, 2, false>(count, &tile),
+                            (false, true) => by_count::<S, 1, true>(count, &tile),
+                            (false, false) => by_count::<S, 1, false>(count, &tile),
                         }
                     }
                 }
@@ -259,61 +264,73 @@ struct Operands {
 }
 
 #[inline(always)]
-unsafe fn by_count<S: Simd, const V: usize>(count: usize, t: &Operands) {
+unsafe fn by_count<S: Simd, const V: usize, const BY_ROWS: bool>(count: usize, t: &Operands) {
     // SAFETY: the caller's.
     unsafe {
         match count {
-            1 => tile::<S, 1, V>(t),
-            2 => tile::<S, 2, V>(t),
-            3 => tile::<S, 3, V>(t),
-            4 => tile::<S, 4, V>(t),
-            5 => tile::<S, 5, V>(t),
-            6 => tile::<S, 6, V>(t),
-            7 => tile::<S, 7, V>(t),
-            8 => tile::<S, 8, V>(t),
-            9 => tile::<S, 9, V>(t),
-            10 => tile::<S, 10, V>(t),
-            11 => tile::<S, 11, V>(t),
-            12 => tile::<S, 12, V>(t),
-            13 => tile::<S, 13, V>(t),
-            14 => tile::<S, 14, V>(t),
+            1 => tile::<S, 1, V, BY_ROWS>(t),
+            2 => tile::<S, 2, V, BY_ROWS>(t),
+            3 => tile::<S, 3, V, BY_ROWS>(t),
+            4 => tile::<S, 4, V, BY_ROWS>(t),
+            5 => tile::<S, 5, V, BY_ROWS>(t),
+            6 => tile::<S, 6, V, BY_ROWS>(t),
+            7 => tile::<S, 7, V, BY_ROWS>(t),
+            8 => tile::<S, 8, V, BY_ROWS>(t),
+            9 => tile::<S, 9, V, BY_ROWS>(t),
+            10 => tile::<S, 10, V, BY_ROWS>(t),
+            11 => tile::<S, 11, V, BY_ROWS>(t),
+            12 => tile::<S, 12, V, BY_ROWS>(t),
+            13 => tile::<S, 13, V, BY_ROWS>(t),
+            14 => tile::<S, 14, V, BY_ROWS>(t),
             count => unreachable!("a tile of {count} rows"),
         }
     }
 }
 
-/// `P` rows x `V` vectors of columns, held in registers over the inner index.
+/// `P` rows x `V` vectors of columns, held in registers over the inner index. The left factor is contiguous along rows
+/// (`BY_ROWS`) or along columns.
 #[inline(always)]
-unsafe fn tile<S: Simd, const P: usize, const V: usize>(t: &Operands) {
+#[allow(clippy::needless_range_loop, reason = "through iterators the sums would not stay in registers")]
+unsafe fn tile<S: Simd, const P: usize, const V: usize, const BY_ROWS: bool>(t: &Operands) {
     // SAFETY: the caller's, see `Part::run`.
     unsafe {
         let mut acc = [[S::splat(0.0); V]; P];
         let mut b = t.b;
-        let mut a: [*const f32; P] = std::array::from_fn(|p| t.a.add(p * t.a_row));
-        // Four inner indices at a time: the row pointers, more than there are registers for, are then read once in four.
-        for step in [4, 1] {
-            let count = if step == 4 { t.inner / 4 } else { t.inner % 4 };
-            for _ in 0..count {
-                for u in 0..step {
-                    let row: [S::V; V] = std::array::from_fn(|v| S::load(b.add(v * S::LANES)));
-                    for p in 0..P {
-                        let x = S::splat(*a[p].wrapping_add(u * t.a_column));
-                        for v in 0..V {
-                            acc[p][v] = S::fma(x, row[v], acc[p][v]);
-                        }
-                    }
-                    b = b.wrapping_add(t.b_row);
+        // Opaque, or the compiler derives each row's address from the one before, again and again.
+        let rows: [*const f32; P] = std::hint::black_box(std::array::from_fn(|p| t.a.add(p * t.a_row)));
+        let mut column = t.a;
+        for i in 0..t.inner {
+            let row: [S::V; V] = std::array::from_fn(|v| S::load(b.add(v * S::LANES)));
+            for p in 0..P {
+                let x = S::splat(if BY_ROWS { *rows[p].add(i) } else { *column.add(p) });
+                for v in 0..V {
+                    acc[p][v] = S::fma(x, row[v], acc[p][v]);
                 }
-                a.iter_mut().for_each(|a| *a = a.wrapping_add(step * t.a_column));
             }
+            b = b.wrapping_add(t.b_row);
+            column = column.wrapping_add(t.a_column);
         }
+        // By constant indices only: with a variable one the sums would be kept in memory from the start.
+        let first: [S::V; P] = std::array::from_fn(|p| acc[p][0]);
+        finish::<S, P>(t, 0, first);
+        if V > 1 {
+            let last: [S::V; P] = std::array::from_fn(|p| acc[p][V - 1]);
+            finish::<S, P>(t, S::LANES, last);
+        }
+    }
+}
+
+/// Scales and stores one vector of each row of a tile, from `column` on.
+#[inline(always)]
+unsafe fn finish<S: Simd, const P: usize>(t: &Operands, column: usize, sums: [S::V; P]) {
+    let rest = t.wanted - column;
+    // SAFETY: the caller's, see `Part::run`.
+    unsafe {
         let scale = S::splat(t.scale);
-        for (p, acc) in acc.iter().enumerate() {
-            for (v, acc) in acc.iter().enumerate() {
-                let (at, rest) = (t.out.add(p * t.out_row + v * S::LANES), t.wanted - v * S::LANES);
-                let value = if t.add { S::fma(*acc, scale, S::load_n(at, rest)) } else { S::mul(*acc, scale) };
-                S::store_n(at, rest, value);
-            }
+        for (p, sum) in sums.into_iter().enumerate() {
+            let at = t.out.add(p * t.out_row + column);
+            let value = if t.add { S::fma(sum, scale, S::load_n(at, rest)) } else { S::mul(sum, scale) };
+            S::store_n(at, rest, value);
         }
     }
 }

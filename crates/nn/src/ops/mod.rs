@@ -23,6 +23,7 @@ pub use attention::attention;
 pub use conv::{Conv2dSpec, conv2d, conv2d_bias_act};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub(crate) use linear::linear_transposed;
 pub use loss::{cross_entropy, mse};
 pub use norm::{BatchStats, batch_norm_eval, batch_norm_train};
 pub use pool::{Pool2dSpec, avg_pool2d, global_avg_pool, max_pool2d};
