@@ -3,11 +3,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use crate::shim::{Drain, peer::LinkClient, wire};
+use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use futures::{FutureExt as _, StreamExt as _};
 use semlink_channel::{ChannelUses, SnrDb};
 use semlink_proto::v1::{self, transmitter_server::Transmitter};
-use semlink_service::{Drain, peer::LinkClient, wire};
 use tokio::sync::{AcquireError, Semaphore, TryAcquireError};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -73,7 +73,8 @@ impl Inner {
         if let Some(error) = &report.error {
             return Err(wire::status(error));
         }
-        let decision = report.decision.ok_or_else(|| Status::internal("next hop: a report with neither decision nor error"))?;
+        let decision =
+            report.decision.ok_or_else(|| Status::internal("next hop: a report with neither decision nor error"))?;
         let total = encoded.uses.get() as u64 + u64::from(report.pilots);
         let Encoded { uses, captured, prepare_us, encode_us, .. } = encoded;
         let link = v1::LinkInfo {
@@ -90,9 +91,9 @@ impl Inner {
 
     /// Channel uses that a client asked for.
     fn uses(&self, k: u32) -> Result<ChannelUses, Status> {
-        self.rates.get(k as usize).ok_or_else(|| {
-            Status::invalid_argument(format!("uses is {k}, this codec has {}", self.rates.listed()))
-        })
+        self.rates
+            .get(k as usize)
+            .ok_or_else(|| Status::invalid_argument(format!("uses is {k}, this codec has {}", self.rates.listed())))
     }
 
     /// Remembers what a report says about the channel.
@@ -113,10 +114,7 @@ fn closed() -> Status {
 impl Transmitter for TransmitterService {
     type ClassifyStreamStream = BoxStream<'static, Result<v1::ClassifyResponse, Status>>;
 
-    async fn classify(
-        &self,
-        request: Request<v1::ClassifyRequest>,
-    ) -> Result<Response<v1::ClassifyResponse>, Status> {
+    async fn classify(&self, request: Request<v1::ClassifyRequest>) -> Result<Response<v1::ClassifyResponse>, Status> {
         let _permit = self.0.door.try_acquire().map_err(|error| match error {
             TryAcquireError::NoPermits => Status::resource_exhausted("too many images are under way; try again later"),
             TryAcquireError::Closed => closed(),
@@ -132,9 +130,9 @@ impl Transmitter for TransmitterService {
         let in_flight = inner.in_flight;
         // Set when the stream breaks: told last, after the answers to all that came before.
         let broken = Arc::new(OnceLock::new());
-        let requests = request.into_inner().map_while({
+        let requests = request.into_inner().scan((), {
             let broken = Arc::clone(&broken);
-            move |request| std::future::ready(request.map_err(|status| broken.set(status)).ok())
+            move |(), request| std::future::ready(request.map_err(|status| broken.set(status)).ok())
         });
         // A drain ends the reading; what was read is still answered.
         let answers = requests

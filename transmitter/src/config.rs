@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use tokio::sync::Semaphore;
+
 use crate::rate::Rate;
 
 /// Settings of a transmitter.
@@ -65,5 +67,28 @@ impl Config {
             max_image_pixels: Config::MAX_IMAGE_PIXELS,
             feedback_age: Config::FEEDBACK_AGE,
         }
+    }
+
+    /// Every setting that cannot be served with, by its flag.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let bounds = [
+            ("--queue", self.queue, Semaphore::MAX_PERMITS),
+            ("--in-flight", self.in_flight, Semaphore::MAX_PERMITS),
+            ("--max-batch", self.max_batch, 1024),
+            ("--max-image-bytes", self.max_image_bytes, 256 << 20),
+        ];
+        for (flag, value, max) in bounds {
+            if !(1..=max).contains(&value) {
+                faults.push(format!("{flag} is {value}, expected 1 to {max}"));
+            }
+        }
+        if !(1..=1 << 30).contains(&self.max_image_pixels) {
+            faults.push(format!("--max-image-pixels is {}, expected 1 to {}", self.max_image_pixels, 1 << 30));
+        }
+        if !(0.0..=86_400.0).contains(&self.feedback_age) {
+            faults.push(format!("--feedback-age is {}, expected 0 to 86400 seconds", self.feedback_age));
+        }
+        faults
     }
 }
