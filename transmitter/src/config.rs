@@ -42,7 +42,7 @@ pub struct Config {
     pub max_image_pixels: u64,
 
     /// Seconds that a reported channel counts; with 0 frames depend on nothing but image and rate
-    #[arg(long, env = "SEMLINK_FEEDBACK_AGE", value_name = "SECONDS", default_value_t = Config::FEEDBACK_AGE)]
+    #[arg(long, env = "SEMLINK_FEEDBACK_AGE", value_name = "SECONDS", default_value_t = Config::FEEDBACK_AGE, allow_negative_numbers = true)]
     pub feedback_age: f64,
 }
 
