@@ -1,1 +1,31 @@
-//! Stub.
+//! What an image becomes on its way over the channel, in one definition for training and serving.
+//!
+//! Edge half: preprocessing, student encoder ([`ResidualNet`]), CAT encoder ([`CatEncoder`]). Server half: CAT decoder ([`CatDecoder`])
+//! and [`Classifier`]. For serving, [`EncoderHalf`] and [`DecoderHalf`] load them from a bundle, which [`write_bundle`] writes.
+
+mod bundle;
+mod cat;
+mod classifier;
+mod cost;
+mod edge;
+mod error;
+pub mod idx;
+mod manifest;
+mod network;
+mod preprocess;
+mod residual;
+mod server;
+#[doc(hidden)]
+pub mod testing;
+
+pub use bundle::{BundleDraft, BundleError, Half, MANIFEST_FILE, write_bundle};
+pub use cat::{BlocksConfig, CatConfig, CatDecoder, CatEncoder, Condition, Estimates, Passage, through_channel};
+pub use classifier::Classifier;
+pub use cost::Cost;
+pub use edge::{EncoderHalf, EncoderState};
+pub use error::{Error, Result};
+pub use manifest::{AccuracyPoint, BUNDLE_VERSION, Hashes, Manifest, Provenance};
+pub use network::{DecoderNetwork, EncoderNetwork};
+pub use preprocess::{ImageError, ImageLimits, Input, InputSpec};
+pub use residual::{ResidualConfig, ResidualNet, StageConfig};
+pub use server::{Decision, DecoderHalf, Received};

@@ -128,9 +128,16 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32
 const PARTS: usize = 8;
 
 /// Adds the weight gradients of all images into `dw`.
-pub(super) fn sum_over_images(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32], one: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) {
+pub(super) fn sum_over_images(
+    g: &Geometry,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+    one: impl Fn(&[f32], &[f32], &mut [f32]) + Sync,
+) {
     let share = g.n.div_ceil(PARTS).max(1);
-    let mut parts: Vec<_> = x.chunks(share * g.x_len()).zip(dy.chunks(share * g.y_len())).map(|pair| (pair, Vec::new())).collect();
+    let mut parts: Vec<_> =
+        x.chunks(share * g.x_len()).zip(dy.chunks(share * g.y_len())).map(|pair| (pair, Vec::new())).collect();
     if let [((x, dy), _)] = parts[..] {
         return one(x, dy, dw);
     }
@@ -197,7 +204,12 @@ fn pack_transposed(g: &Geometry, w: &[f32], taps: impl Iterator<Item = usize>) -
 }
 
 /// For each group and block of columns: all rows of that block, zero-padded to the block's width. `copy` fills a row's columns.
-fn pack(groups: usize, rows: usize, columns: usize, copy: impl Fn(usize, usize, Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
+fn pack(
+    groups: usize,
+    rows: usize,
+    columns: usize,
+    copy: impl Fn(usize, usize, Range<usize>, &mut [f32]) + Sync,
+) -> Vec<f32> {
     let width = dispatch(BlockWidth);
     let blocks = columns.div_ceil(width);
     let mut packed = vec![0.0; groups * blocks * rows * width];
@@ -265,7 +277,15 @@ impl Plan {
     }
 
     /// One group of channels of a few images that are framed already.
-    fn fill(&self, framed: &[f32], framed_len: usize, w: &[f32], epilogue: Epilogue<'_>, group: usize, dst: &mut [f32]) {
+    fn fill(
+        &self,
+        framed: &[f32],
+        framed_len: usize,
+        w: &[f32],
+        epilogue: Epilogue<'_>,
+        group: usize,
+        dst: &mut [f32],
+    ) {
         for phase in &self.phases {
             dispatch(Gather { plan: self, phase, framed, framed_len, w, epilogue, group, dst });
         }
@@ -459,8 +479,10 @@ impl Kernel for WeightGradient<'_> {
         let (cg, og) = (g.cin_per_group(), g.cout_per_group());
         let width = 2 * S::LANES;
         // Row (tap, c) of dw reads x at this offset from a pixel.
-        let offsets: Vec<usize> =
-            g.taps().flat_map(|(ky, kx)| (0..cg).map(move |c| (ky * g.spec.dilation * cols + kx * g.spec.dilation) * cg + c)).collect();
+        let offsets: Vec<usize> = g
+            .taps()
+            .flat_map(|(ky, kx)| (0..cg).map(move |c| (ky * g.spec.dilation * cols + kx * g.spec.dilation) * cg + c))
+            .collect();
         let rows = offsets.len();
         let tiles = rows.div_ceil(S::TILE);
         assert!(x.len() >= count * padded && dy.len() >= count * g.y_len() && dw.len() >= rows * g.cout);

@@ -175,7 +175,13 @@ struct Line<'a> {
 
 impl Line<'_> {
     #[inline(always)]
-    unsafe fn pixels<S: Simd, const P: usize>(self, src: *const f32, out: *mut f32, bias: S::V, clamp: Option<(f32, f32)>) {
+    unsafe fn pixels<S: Simd, const P: usize>(
+        self,
+        src: *const f32,
+        out: *mut f32,
+        bias: S::V,
+        clamp: Option<(f32, f32)>,
+    ) {
         // SAFETY: the caller's: see `Filter::run`.
         unsafe {
             let mut acc = [bias; P];

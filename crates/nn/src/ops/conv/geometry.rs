@@ -45,7 +45,9 @@ pub(super) struct Geometry {
 
 impl Geometry {
     pub(super) fn new(x: &[usize], w: &[usize], spec: Conv2dSpec) -> Result<Self> {
-        let fail = |why: String| Err(Error::Argument { op: "conv2d", what: format!("input {x:?}, weight {w:?}, {spec:?}: {why}") });
+        let fail = |why: String| {
+            Err(Error::Argument { op: "conv2d", what: format!("input {x:?}, weight {w:?}, {spec:?}: {why}") })
+        };
         let (&[n, h, width, cin], &[kh, kw, cin_per_group, cout]) = (x, w) else {
             return fail("both must have four axes".into());
         };
@@ -136,7 +138,10 @@ impl Geometry {
         };
         let span = |kernel: usize, size: usize| {
             let all = (0..stride.min(size)).flat_map(|r| (0..kernel).filter_map(move |k| shift(r, k)));
-            all.fold(None, |span, s| span.map_or(Some((s, s)), |(low, high): (isize, isize)| Some((low.min(s), high.max(s))))).unwrap_or((0, 0))
+            all.fold(None, |span, s| {
+                span.map_or(Some((s, s)), |(low, high): (isize, isize)| Some((low.min(s), high.max(s))))
+            })
+            .unwrap_or((0, 0))
         };
         let ((low_y, high_y), (low_x, high_x)) = (span(self.kh, self.h), span(self.kw, self.w));
         let frame = Frame {

@@ -31,7 +31,13 @@ pub fn conv2d(x: &Tensor, w: &Tensor, spec: Conv2dSpec) -> Result<Tensor> {
 ///
 /// # Errors
 /// As [`conv2d`]; a bias of another length than cout.
-pub fn conv2d_bias_act(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, activation: Activation, spec: Conv2dSpec) -> Result<Tensor> {
+pub fn conv2d_bias_act(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    activation: Activation,
+    spec: Conv2dSpec,
+) -> Result<Tensor> {
     let tracked = x.track_op() || w.track_op() || bias.is_some_and(Tensor::track_op);
     let clamp = match activation {
         Activation::Identity => Some(None),
@@ -80,11 +86,23 @@ impl CustomOp2 for Convolution {
         OP
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
         forward(&self.g, raw::slice(OP, x, lx)?, raw::slice(OP, w, lw)?, Epilogue::default())
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let g = self.g;
         let dy = dy.contiguous()?;
         let dx = x.track_op().then(|| dy.apply_op2_no_bwd(w, &InputGradient { g })).transpose()?;
@@ -104,7 +122,13 @@ impl CustomOp2 for Fused {
         OP
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
         let epilogue = Epilogue { bias: None, clamp: self.clamp };
         forward(&self.g, raw::slice(OP, x, lx)?, raw::slice(OP, w, lw)?, epilogue)
     }
@@ -139,7 +163,13 @@ impl CustomOp2 for InputGradient {
         "conv2d input gradient"
     }
 
-    fn cpu_fwd(&self, dy: &CpuStorage, ly: &Layout, w: &CpuStorage, lw: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        dy: &CpuStorage,
+        ly: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
         let g = &self.g;
         let (dy, w) = (raw::slice(OP, dy, ly)?, raw::slice(OP, w, lw)?);
         let mut dx = vec![0.0; g.n * g.x_len()];
@@ -162,7 +192,13 @@ impl CustomOp2 for WeightGradient {
         "conv2d weight gradient"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, dy: &CpuStorage, ly: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        dy: &CpuStorage,
+        ly: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
         let g = &self.g;
         let (x, dy) = (raw::slice(OP, x, lx)?, raw::slice(OP, dy, ly)?);
         let mut dw = vec![0.0; g.w_len()];

@@ -1,0 +1,101 @@
+//! The edge half in service: from an image file to a frame of symbols.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use semlink_channel::{ChannelKind, ChannelUses, Complex32, SnrDb, power};
+use semlink_nn::Mode;
+
+use crate::bundle::{read_half, read_manifest};
+use crate::{BundleError, Condition, EncoderNetwork, Error, Half, ImageError, ImageLimits, Input, Manifest, Result};
+
+/// Student encoder and CAT encoder of a bundle: frozen, stateless, to be shared between threads.
+#[derive(Debug, Clone)]
+pub struct EncoderHalf {
+    manifest: Manifest,
+    network: EncoderNetwork,
+}
+
+/// What a transmitter knows of the channel, and how many symbols it is to send.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EncoderState {
+    /// Average Es/N0 in dB, within [-60, 100], if known.
+    pub snr_db: Option<f32>,
+    /// The fading model, if known.
+    pub kind: Option<ChannelKind>,
+    /// Symbols of the frame; one of [`Manifest::rates`].
+    pub uses: ChannelUses,
+}
+
+impl EncoderHalf {
+    /// Loads the encoder of the bundle in `dir`, from `bundle.json` and `encoder.safetensors` alone.
+    ///
+    /// # Errors
+    /// Any [`BundleError`], by the name of the file and tensor.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, BundleError> {
+        let manifest = read_manifest(dir.as_ref(), Half::Encoder)?;
+        let network = read_half(dir.as_ref(), Half::Encoder, &manifest, |params| manifest.encoder_network(params))?;
+        Ok(Self { manifest, network })
+    }
+
+    /// What the bundle says about itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Names the bundle; every frame carries it.
+    pub fn codec_id(&self) -> &str {
+        &self.manifest.codec_id
+    }
+
+    /// Decodes and preprocesses an image file, see [`InputSpec::prepare`](crate::InputSpec::prepare).
+    ///
+    /// # Errors
+    /// Any [`ImageError`].
+    pub fn prepare(&self, bytes: &[u8], limits: &ImageLimits) -> Result<Input, ImageError> {
+        self.manifest.input.prepare(bytes, limits)
+    }
+
+    /// One frame for each image, of the number of symbols that its state asks for and of mean power 1. A frame does not depend on the
+    /// others. An SNR outside the range that the codec was trained for counts as the nearest within.
+    ///
+    /// # Errors
+    /// Not one state per input, an input of another codec's size, a number of uses that is not one of [`Manifest::rates`], an
+    /// SNR that is no number, weights that lead to no finite symbols.
+    pub fn encode(&self, inputs: &[Input], states: &[EncoderState]) -> Result<Vec<Vec<Complex32>>> {
+        let Manifest { input, .. } = &self.manifest;
+        if states.len() != inputs.len() {
+            return Err(Error::Size { what: "encoder states", expected: inputs.len(), got: states.len() });
+        }
+        if inputs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pixels = Vec::with_capacity(inputs.len() * input.len());
+        for one in inputs {
+            if one.pixels.len() != input.len() {
+                return Err(Error::Size { what: "pixel values of an input", expected: input.len(), got: one.pixels.len() });
+            }
+            pixels.extend_from_slice(&one.pixels);
+        }
+        let conditions = states.iter().map(|state| self.condition(state)).collect::<Result<Vec<_>>>()?;
+        let images = Tensor::from_vec(pixels, (inputs.len(), input.height, input.width, input.channels), &Device::Cpu)?;
+        let features = self.network.student.forward(&images, Mode::Eval)?;
+        let frames: Vec<Vec<f32>> = self.network.cat.forward(&features, &conditions)?.to_vec2()?;
+        let frame = |(reals, state): (Vec<f32>, &EncoderState)| {
+            let symbols = reals.chunks_exact(2).take(state.uses.get());
+            let mut symbols: Vec<Complex32> = symbols.map(|s| Complex32::new(s[0], s[1])).collect();
+            // The network has done so already, but it is this that refuses NaN and silence by name.
+            power::normalize(&mut symbols)?;
+            Ok(symbols)
+        };
+        frames.into_iter().zip(states).map(frame).collect()
+    }
+
+    /// What the network is told: the SNR moved into the trained range.
+    fn condition(&self, state: &EncoderState) -> Result<Condition> {
+        let [low, high] = self.manifest.snr_range_db;
+        let snr = state.snr_db.map(SnrDb::try_new).transpose()?;
+        let snr_db = snr.map(|snr| snr.db().clamp(low, high));
+        Ok(Condition { snr_db, frame_snr_db: None, kind: state.kind, uses: state.uses.get() })
+    }
+}

@@ -1,0 +1,102 @@
+//! The server half in service: from received symbols to a decision.
+
+use std::path::Path;
+
+use semlink_channel::{ChannelState, Complex32};
+use semlink_nn::ops;
+
+use crate::bundle::{read_half, read_manifest};
+use crate::{BundleError, Condition, DecoderNetwork, Error, Estimates, Half, Manifest, Result};
+
+/// CAT decoder and classifier of a bundle: frozen, stateless, to be shared between threads.
+#[derive(Debug, Clone)]
+pub struct DecoderHalf {
+    manifest: Manifest,
+    network: DecoderNetwork,
+}
+
+/// A frame as it arrived.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Received {
+    /// y = h x + n, not equalised.
+    pub symbols: Vec<Complex32>,
+    /// Channel state of this frame, if the receiver knows it.
+    pub state: Option<ChannelState>,
+}
+
+/// What the receiver makes of a frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// Class of the largest probability; an index into [`Manifest::labels`].
+    pub index: usize,
+    /// Its probability.
+    pub confidence: f32,
+    /// Probability of every class; they sum to 1.
+    pub probabilities: Vec<f32>,
+}
+
+impl DecoderHalf {
+    /// Loads the decoder of the bundle in `dir`, from `bundle.json` and `decoder.safetensors` alone.
+    ///
+    /// # Errors
+    /// Any [`BundleError`], by the name of the file and tensor.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, BundleError> {
+        let manifest = read_manifest(dir.as_ref(), Half::Decoder)?;
+        let network = read_half(dir.as_ref(), Half::Decoder, &manifest, |params| manifest.decoder_network(params))?;
+        Ok(Self { manifest, network })
+    }
+
+    /// What the bundle says about itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Names the bundle; frames that carry another id were made with another codec.
+    pub fn codec_id(&self) -> &str {
+        &self.manifest.codec_id
+    }
+
+    /// One decision for each frame; it does not depend on the others. A channel state's SNR outside the range that the codec was trained
+    /// for counts as the nearest within.
+    ///
+    /// # Errors
+    /// A number of symbols that is not one of [`Manifest::rates`], symbols or channel states that are not finite or do not fit each
+    /// other, weights that lead to no finite probabilities.
+    pub fn decode(&self, frames: &[Received]) -> Result<Vec<Decision>> {
+        if frames.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rates = self.manifest.rates();
+        if let Some(frame) = frames.iter().find(|frame| !rates.contains(&frame.symbols.len())) {
+            return Err(Error::Rate { uses: frame.symbols.len(), rates: rates.to_vec() });
+        }
+        let received = frames.iter().map(|frame| (frame.symbols.as_slice(), frame.state.as_ref()));
+        let mut estimates = Estimates::receive(received, self.manifest.cat.max_uses())?;
+        estimates.conditions.iter_mut().for_each(|condition| self.clamp(condition));
+        let features = self.network.cat.forward(&estimates)?;
+        let probabilities = ops::softmax(&self.network.classifier.forward(&features)?)?;
+        probabilities.to_vec2()?.into_iter().map(decide).collect()
+    }
+
+    /// Moves what the network is told into the range that it was trained for. The SNR of one frame goes beyond the range of the average by
+    /// as much as fading does: a gain above 8 dB has probability 0.002 over a Rayleigh channel, one below -30 dB 0.001.
+    fn clamp(&self, condition: &mut Condition) {
+        let [low, high] = self.manifest.snr_range_db;
+        condition.snr_db = condition.snr_db.map(|db| db.clamp(low, high));
+        condition.frame_snr_db = condition.frame_snr_db.map(|db| db.clamp(low - 30.0, high + 8.0));
+    }
+}
+
+/// The first of the most probable classes.
+fn decide(probabilities: Vec<f32>) -> Result<Decision> {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (index, &p) in probabilities.iter().enumerate() {
+        if !p.is_finite() {
+            return Err(Error::NotFinite { what: "class probabilities" });
+        }
+        if p > best.1 {
+            best = (index, p);
+        }
+    }
+    Ok(Decision { index: best.0, confidence: best.1, probabilities })
+}

@@ -1,0 +1,57 @@
+//! Settings of the receiver.
+
+use std::path::PathBuf;
+
+/// Settings of a receiver.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// Directory of the codec bundle; the receiver reads its decoder half and bundle.json
+    #[arg(long, env = "SEMLINK_BUNDLE", value_name = "DIR")]
+    pub bundle: PathBuf,
+
+    /// Frames that may wait for the decoder; when it is full, streams are held back
+    #[arg(long, env = "SEMLINK_QUEUE", value_name = "FRAMES", default_value_t = Config::QUEUE)]
+    pub queue: usize,
+
+    /// Frames of one stream that may be under way
+    #[arg(long, env = "SEMLINK_IN_FLIGHT", value_name = "FRAMES", default_value_t = Config::IN_FLIGHT)]
+    pub in_flight: usize,
+
+    /// Most frames that are decoded together
+    #[arg(long, env = "SEMLINK_MAX_BATCH", value_name = "FRAMES", default_value_t = Config::MAX_BATCH)]
+    pub max_batch: usize,
+
+    /// Decisions that a consumer of Decisions.Subscribe may lag behind before it loses the oldest
+    #[arg(long, env = "SEMLINK_DECISION_LAG", value_name = "DECISIONS", default_value_t = Config::DECISION_LAG)]
+    pub decision_lag: usize,
+}
+
+impl Config {
+    const QUEUE: usize = 1024;
+    const IN_FLIGHT: usize = 512;
+    const MAX_BATCH: usize = 64;
+    const DECISION_LAG: usize = 1024;
+
+    /// The default settings with this bundle.
+    pub fn new(bundle: impl Into<PathBuf>) -> Config {
+        Config {
+            bundle: bundle.into(),
+            queue: Config::QUEUE,
+            in_flight: Config::IN_FLIGHT,
+            max_batch: Config::MAX_BATCH,
+            decision_lag: Config::DECISION_LAG,
+        }
+    }
+
+    /// Every setting that cannot be served with, by its flag. The bounds keep what is allocated for a queue within reason.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let bounds = [
+            ("--queue", self.queue, 1 << 20),
+            ("--in-flight", self.in_flight, 1 << 20),
+            ("--max-batch", self.max_batch, 1024),
+            ("--decision-lag", self.decision_lag, 1 << 20),
+        ];
+        let wrong = bounds.into_iter().filter(|(_, value, most)| !(1..=*most).contains(value));
+        wrong.map(|(flag, value, most)| format!("{flag} is {value}, must be 1 to {most}")).collect()
+    }
+}
