@@ -1,1 +1,39 @@
-//! Stub.
+//! The shell that the services share: server with health and reflection, graceful shutdown, logs, exit status, conversions between
+//! wire and channel types, and the way to the next `Link`.
+
+pub mod config;
+mod drain;
+pub mod exit;
+pub mod logging;
+pub mod peer;
+mod shell;
+pub mod shutdown;
+pub mod wire;
+
+pub use drain::Drain;
+pub use shell::{Health, Shell};
+
+/// What can go wrong in a service outside of its calls.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Settings that cannot be used, all of them.
+    #[error("configuration: {}", .0.join("; "))]
+    Config(Vec<String>),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// As it was given.
+        address: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The server failed.
+    #[error("{service}: {message}")]
+    Serve {
+        /// Which service.
+        service: &'static str,
+        /// What it says, down to the cause.
+        message: String,
+    },
+}

@@ -4,6 +4,7 @@ mod bundle;
 mod cache;
 mod distill;
 mod evaluate;
+mod robust;
 mod teacher;
 
 use std::cell::Cell;
@@ -217,9 +218,9 @@ impl<'a> Context<'a> {
                 Stage::Teacher => teacher::run(self)?,
                 Stage::Cache => cache::run(self)?,
                 Stage::Distill => distill::run(self)?,
+                Stage::Robust => robust::run(self)?,
                 Stage::Evaluate => evaluate::run(self)?,
                 Stage::Bundle => bundle::run(self)?,
-                _ => {}
             }
             let seconds = self.seconds_before.get() + started.elapsed().as_secs_f64();
             eprintln!("{:>8} done in {seconds:.0} s", stage.name());
