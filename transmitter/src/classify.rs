@@ -3,11 +3,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use crate::shim::{Drain, peer::LinkClient, wire};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use semlink_channel::{ChannelUses, SnrDb};
 use semlink_proto::v1::{self, transmitter_server::Transmitter};
+use semlink_service::{Drain, peer::LinkClient, wire};
 use tokio::sync::{AcquireError, Semaphore, TryAcquireError};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -70,7 +70,7 @@ impl Inner {
         let report = self.link.transmit(frame).await?;
         let link_us = sent.elapsed().as_micros() as u64;
         self.learn(&report);
-        if let Some(error) = &report.error {
+        if let Some(error) = report.error {
             return Err(wire::status(error));
         }
         let decision =

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use semlink_service::config::Problems;
 use tokio::sync::Semaphore;
 
 use crate::rate::Rate;
@@ -69,9 +70,8 @@ impl Config {
         }
     }
 
-    /// Every setting that cannot be served with, by its flag.
-    pub(crate) fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
+    /// Notes every number that cannot be served with.
+    pub(crate) fn check(&self, problems: &mut Problems) {
         let bounds = [
             ("--queue", self.queue, Semaphore::MAX_PERMITS),
             ("--in-flight", self.in_flight, Semaphore::MAX_PERMITS),
@@ -80,15 +80,14 @@ impl Config {
         ];
         for (flag, value, max) in bounds {
             if !(1..=max).contains(&value) {
-                faults.push(format!("{flag} is {value}, expected 1 to {max}"));
+                problems.add(flag, format!("{value}, expected 1 to {max}"));
             }
         }
         if !(1..=1 << 30).contains(&self.max_image_pixels) {
-            faults.push(format!("--max-image-pixels is {}, expected 1 to {}", self.max_image_pixels, 1 << 30));
+            problems.add("--max-image-pixels", format!("{}, expected 1 to {}", self.max_image_pixels, 1 << 30));
         }
         if !(0.0..=86_400.0).contains(&self.feedback_age) {
-            faults.push(format!("--feedback-age is {}, expected 0 to 86400 seconds", self.feedback_age));
+            problems.add("--feedback-age", format!("{}, expected 0 to 86400 seconds", self.feedback_age));
         }
-        faults
     }
 }

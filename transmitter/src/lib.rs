@@ -12,22 +12,21 @@
 mod batch;
 mod classify;
 mod config;
-mod error;
 mod feedback;
 mod model;
 pub mod rate;
-mod shim;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use semlink_codec::{EncoderHalf, ImageLimits};
 use semlink_proto::v1::transmitter_server::TransmitterServer;
+use semlink_service::peer::{LinkClient, NextHop};
+use semlink_service::{Error, Shell, config::Problems};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 pub use config::Config;
-pub use error::Error;
 
 use batch::Limits;
 use classify::{Inner, TransmitterService};
@@ -35,60 +34,64 @@ use feedback::Feedback;
 use model::{Encoder, Model};
 use rate::{Rate, RateTable};
 
+const NAME: &str = "semlink-transmitter";
 /// Room in a message for what is not the image.
 const ENVELOPE: usize = 64 << 10;
 
 /// Serves on `listener` until `shutdown` resolves, then answers what was accepted and returns.
 ///
 /// # Errors
-/// Settings or a bundle that cannot be served with ([`Error::is_configuration`]), all faulty settings at once; what the system refuses.
+/// [`Error::Config`] for settings and bundles that cannot be served with, all of them at once; [`Error::Serve`] when the server fails.
 pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let mut faults = config.faults();
-    let next = config.next.parse().map_err(|fault: String| faults.push(format!("--next: {fault}")));
-    let half = EncoderHalf::open(&config.bundle)
-        .map_err(|error| faults.push(format!("--bundle {}: {error}", config.bundle.display())));
-    let (Ok(next), Ok(half)) = (next, half) else { return Err(Error::Settings(faults)) };
-    let rates = Arc::new(RateTable::of(half.manifest()));
-    if let Rate::Fixed(uses) = config.rate
-        && rates.get(uses.get()).is_none()
-    {
-        faults.push(format!("--rate is {uses}, this codec has {}", rates.listed()));
-    }
-    if !faults.is_empty() {
-        return Err(Error::Settings(faults));
-    }
-
-    let codec_id = half.codec_id().to_owned();
-    let feedback = Arc::new(Feedback::new(Duration::from_secs_f64(config.feedback_age)));
-    let limits = ImageLimits {
-        max_bytes: config.max_image_bytes,
-        max_pixels: config.max_image_pixels,
-        ..ImageLimits::default()
-    };
-    let encoder = Encoder { half, limits, rate: config.rate, rates: rates.clone(), feedback: feedback.clone() };
-    encoder.probe().map_err(|status| Error::Encoder { dir: config.bundle.clone(), status })?;
+    let (encoder, next) = prepare(&config)?;
+    let shell = Shell::new(NAME);
+    let codec_id = encoder.half.codec_id().to_owned();
+    let (rates, feedback) = (Arc::clone(&encoder.rates), Arc::clone(&encoder.feedback));
     let batches = Limits { queue: config.queue, batch: config.max_batch };
-    let model = Model::spawn(encoder, batches).map_err(Error::Thread)?;
-
-    let drain = shim::Drain(shim::CancellationToken::new());
+    let model = Model::spawn(encoder, batches)
+        .map_err(|error| Error::Serve { service: NAME, message: format!("no thread for the encoder: {error}") })?;
     let service = TransmitterService::new(Inner {
         codec_id,
         rates,
         model,
-        link: shim::peer::LinkClient::new(next),
+        link: LinkClient::new(next),
         feedback,
         door: Semaphore::new(config.queue),
         in_flight: config.in_flight,
-        drain: drain.clone(),
+        drain: shell.drain(),
     });
     let service = TransmitterServer::new(service).max_decoding_message_size(2 * config.max_image_bytes + ENVELOPE);
-    tonic::transport::Server::builder()
-        .tcp_nodelay(true)
-        .add_service(service)
-        .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(listener), async {
-            shutdown.await;
-            drain.0.cancel();
-        })
-        .await?;
-    Ok(())
+    shell.add_service(service).serve(listener, shutdown).await
+}
+
+/// An encoder that has passed a real forward pass, and where its frames go.
+fn prepare(config: &Config) -> Result<(Encoder, NextHop), Error> {
+    let mut problems = Problems::new();
+    config.check(&mut problems);
+    let next = problems.parse::<NextHop>("--next", &config.next);
+    let bundle = format!("--bundle {}", config.bundle.display());
+    let half = problems.check(&bundle, EncoderHalf::open(&config.bundle));
+    let encoder = half.and_then(|half| {
+        let rates = RateTable::of(half.manifest());
+        let known = match config.rate {
+            Rate::Fixed(uses) => rates
+                .get(uses.get())
+                .map(drop)
+                .ok_or_else(|| format!("{uses} is not one of this codec's: {}", rates.listed())),
+            Rate::Auto => Ok(()),
+        };
+        problems.check("--rate", known)?;
+        let limits = ImageLimits {
+            max_bytes: config.max_image_bytes,
+            max_pixels: config.max_image_pixels,
+            ..ImageLimits::default()
+        };
+        // An age out of range is a problem already noted.
+        let age = Duration::try_from_secs_f64(config.feedback_age).unwrap_or_default();
+        let feedback = Arc::new(Feedback::new(age));
+        let encoder = Encoder { half, limits, rate: config.rate, rates: Arc::new(rates), feedback };
+        problems.check(&bundle, encoder.probe().map_err(|status| status.message().to_owned()))?;
+        Some(encoder)
+    });
+    problems.finish(encoder.zip(next))
 }

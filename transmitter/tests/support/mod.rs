@@ -3,13 +3,12 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod air;
-pub(crate) mod noise;
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use futures::{StreamExt as _, stream};
-use semlink_channel::ChannelKind;
+use semlink_channel::{ChannelKind, SnrDb};
 use semlink_codec::{AccuracyPoint, Manifest};
 use semlink_proto::v1::{self, transmitter_client::TransmitterClient};
 use semlink_transmitter::rate::Rate;
@@ -103,7 +102,7 @@ impl Builder {
     pub(crate) async fn start(self) -> Chain {
         let (bundle, manifest) = bundle(7);
         let receiver = receiver(bundle.path()).await;
-        let emulator = if self.emulator { Some(noise::start(receiver.url(), self.snr_db).await) } else { None };
+        let emulator = if self.emulator { Some(emulator(&receiver, self.snr_db).await) } else { None };
         let next = emulator.as_ref().unwrap_or(&receiver).url();
         let mut config = config(next, bundle.path());
         (self.configure)(&mut config);
@@ -165,6 +164,15 @@ pub(crate) fn receiver_on(listener: TcpListener, bundle: &Path) -> Service {
     Service::start_on(listener, |listener, shutdown| async move {
         semlink_receiver::serve(listener, config, shutdown.asked()).await.expect("a receiver");
     })
+}
+
+pub(crate) async fn emulator(next: &Service, snr_db: f32) -> Service {
+    let snr_db = SnrDb::try_new(snr_db).expect("an SNR");
+    let config = semlink_channel_emulator::Config::new(next.url(), snr_db);
+    Service::start(|listener, shutdown| async move {
+        semlink_channel_emulator::serve(listener, config, shutdown.asked()).await.expect("an emulator");
+    })
+    .await
 }
 
 /// A request for the image of this seed.
