@@ -1,2 +1,52 @@
-//! Stub.
-fn main() {}
+//! `semlink-bench`: measures what the project claims beside its peers and renders the results.
+//!
+//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|render`. The peers need Python with the packages of
+//! `bench/peers/requirements.txt`: `--python PATH` or `SEMLINK_BENCH_PYTHON`.
+
+mod measure;
+mod render;
+mod results;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Side-by-side measurements against peers; each writes its rows of bench/results/TOPIC.json.")]
+struct Cli {
+    /// The interpreter that has the peers' packages.
+    #[arg(long, global = true, env = "SEMLINK_BENCH_PYTHON", default_value = "python3")]
+    python: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Training steps of residual networks, depthwise convolution and batch-norm, 2 threads, beside PyTorch.
+    Train,
+    /// The shipped student, batch 1, one thread, beside ONNX Runtime.
+    Encoder,
+    /// `semlink demo` on the shipped bundle: time, and images per second through all three services.
+    Demo,
+    /// Takes the figures of `semlink-trainer run` from its run directory.
+    Evaluate {
+        /// The run.
+        #[arg(default_value = "runs/fashion-mnist")]
+        run: PathBuf,
+    },
+    /// Renders bench/results into docs/RESULTS.md.
+    Render,
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Train => measure::train(&cli.python),
+        Command::Encoder => measure::encoder(&cli.python),
+        Command::Demo => measure::demo(),
+        Command::Evaluate { run } => measure::evaluate(&run),
+        Command::Render => render::render(),
+    }
+}

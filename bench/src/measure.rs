@@ -1,0 +1,263 @@
+//! The measurements.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor, Var};
+use semlink_codec::{Classifier, ResidualConfig, ResidualNet};
+use semlink_nn::optim::{Optimizer, Sgd, SgdConfig};
+use semlink_nn::{Activation, Mode, Params, checkpoint, ops, runtime};
+use serde_json::{Value, json};
+
+use crate::results::{Row, record, root};
+
+const TOPIC: &str = "link";
+/// Rounds of ours and the peer in turn; the median ratio is reported.
+const TURNS: usize = 3;
+
+fn row(what: &str, value: f64, unit: &str, better: &str, must: Value, aim: Value, command: &str) -> Row {
+    let (unit, better, command) = (unit.into(), better.into(), format!("cargo run --release -p semlink-bench -- {command}"));
+    Row { what: what.into(), value: Some(value), unit, better, must, aim, peer: None, command, note: String::new() }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Median time in milliseconds of `rounds` runs after three that do not count.
+fn median_ms(rounds: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    for _ in 0..3 {
+        run()?;
+    }
+    let mut times = Vec::with_capacity(rounds);
+    for _ in 0..rounds {
+        let start = Instant::now();
+        run()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(median(times))
+}
+
+/// Runs a Python peer, which prints a JSON object.
+fn peer(python: &Path, script: &str, arguments: &[String]) -> Result<Value> {
+    let script = root().join("bench/peers").join(script);
+    let output = Command::new(python).arg(&script).args(arguments).output().with_context(|| format!("{}", python.display()))?;
+    ensure!(output.status.success(), "{}: {}", script.display(), String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Ours and the peer in turn: median ratio, our and the peer's median times, and the peer's answer.
+fn ratio(mut ours: impl FnMut() -> Result<f64>, mut peer: impl FnMut() -> Result<Value>) -> Result<(f64, f64, f64, Value)> {
+    let (mut a, mut b, mut ratios, mut last) = (Vec::new(), Vec::new(), Vec::new(), Value::Null);
+    for _ in 0..TURNS {
+        let time = ours()?;
+        last = peer()?;
+        let other = last["ms"].as_f64().context("the peer gave no time")?;
+        ratios.push(time / other);
+        a.push(time);
+        b.push(other);
+    }
+    Ok((median(ratios), median(a), median(b), last))
+}
+
+fn pixels(shape: &[usize]) -> Result<Tensor> {
+    let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i % 97) as f32 / 97.0).collect();
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+pub(crate) fn train(python: &Path) -> Result<()> {
+    runtime::init(Some(2))?;
+    let mut rows = Vec::new();
+    let network = |stem: usize, stages: &[(usize, usize, usize)]| {
+        let stages: Vec<_> =
+            stages.iter().map(|(channels, blocks, stride)| json!({"channels": channels, "blocks": blocks, "stride": stride})).collect();
+        json!({"stem": stem, "stages": stages, "features": 128})
+    };
+    let networks = [
+        ("0.2 M", network(16, &[(16, 1, 1), (32, 1, 2), (64, 2, 2)]), 15),
+        ("2.9 M", network(64, &[(64, 1, 1), (128, 1, 2), (240, 2, 2)]), 5),
+    ];
+    for (size, config, rounds) in networks {
+        let task = json!({"kind": "step", "network": config, "batch": 64, "size": 32, "channels": 3});
+        let mut step = Step::new(&serde_json::from_value(config)?)?;
+        let params = step.params;
+        let (ratio, ours, theirs, answer) = ratio(
+            || runtime::on_pool(|| median_ms(rounds, || step.run())),
+            || peer(python, "torch_peer.py", &["2".into(), rounds.to_string(), task.to_string()]),
+        )?;
+        ensure!(answer["params"] == json!(params), "the peer's network has {} parameters, ours {params}", answer["params"]);
+        let what = format!("training step, residual network of {size} parameters, over PyTorch");
+        let mut row = row(&what, ratio, "ratio", "lower", json!(1.5), json!(1.0), "train");
+        row.peer = answer["peer"].as_str().map(str::to_owned);
+        row.note = format!("{ours:.1} ms against {theirs:.1} ms; {params} parameters, batch 64, 3x32x32, 2 threads");
+        rows.push(row);
+    }
+    for kind in ["depthwise", "batch_norm"] {
+        let x = Var::from_tensor(&pixels(&[64, 28, 28, 32])?)?;
+        let filter = Var::from_tensor(&pixels(&[3, 3, 1, 32])?)?;
+        let (gamma, beta) = (Var::ones(32, candle_core::DType::F32, &Device::Cpu)?, Var::zeros(32, candle_core::DType::F32, &Device::Cpu)?);
+        let spec = ops::Conv2dSpec { padding: 1, groups: 32, ..Default::default() };
+        let run = || -> Result<()> {
+            let y = if kind == "depthwise" {
+                ops::conv2d(x.as_tensor(), filter.as_tensor(), spec)?
+            } else {
+                ops::batch_norm_train(x.as_tensor(), Some((gamma.as_tensor(), beta.as_tensor())), 1e-5, Activation::Identity)?.0
+            };
+            // From a gradient of ones, as on the other side.
+            y.backward()?;
+            Ok(())
+        };
+        let task = json!({"kind": kind});
+        let (ratio, ours, theirs, answer) = ratio(
+            || runtime::on_pool(|| median_ms(50, run)),
+            || peer(python, "torch_peer.py", &["2".into(), "50".into(), task.to_string()]),
+        )?;
+        let name = if kind == "depthwise" { "depthwise 3x3" } else { "batch-norm" };
+        let mut row = row(&format!("{name}, forward + backward, over PyTorch"), ratio, "ratio", "lower", json!(1.5), json!(0.8), "train");
+        row.peer = answer["peer"].as_str().map(str::to_owned);
+        row.note = format!("{ours:.2} ms against {theirs:.2} ms; batch 64, 28x28x32, 2 threads");
+        rows.push(row);
+    }
+    record(TOPIC, rows)
+}
+
+/// One training step after another of a residual network with a classifier.
+struct Step {
+    network: ResidualNet,
+    classifier: Classifier,
+    optimizer: Sgd,
+    images: Tensor,
+    targets: Tensor,
+    params: usize,
+}
+
+impl Step {
+    fn new(config: &ResidualConfig) -> Result<Self> {
+        let params = Params::init(1, &Device::Cpu);
+        let network = ResidualNet::new(&params.sub("encoder"), config, 3)?;
+        let classifier = Classifier::new(&params.sub("classifier"), config.features, 10)?;
+        let settings = SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 5e-4, decay_vectors: true };
+        let targets: Vec<f32> = (0..640).map(|i| f32::from(u8::from(i % 10 == i / 10 % 10))).collect();
+        Ok(Self {
+            network,
+            classifier,
+            optimizer: Sgd::new(params.vars(), settings)?,
+            images: pixels(&[64, 32, 32, 3])?,
+            targets: Tensor::from_vec(targets, (64, 10), &Device::Cpu)?,
+            params: params.count(),
+        })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let logits = self.classifier.forward(&self.network.forward(&self.images, Mode::Train)?)?;
+        let loss = ops::cross_entropy(&logits, &self.targets, None)?;
+        self.optimizer.step(&loss.backward()?, 0.01)?;
+        Ok(())
+    }
+}
+
+pub(crate) fn encoder(python: &Path) -> Result<()> {
+    runtime::init(Some(1))?;
+    let bundle = root().join("assets/fashion-mnist");
+    let manifest: Value = serde_json::from_str(&fs::read_to_string(bundle.join("bundle.json"))?)?;
+    let config: ResidualConfig = serde_json::from_value(manifest["student"].clone())?;
+    let tensors = checkpoint::load(&bundle.join("encoder.safetensors"), &Device::Cpu)?.tensors;
+    let params = Params::frozen(tensors);
+    let size = |name: &str| manifest["input"][name].as_u64().unwrap_or(0) as usize;
+    let channels = size("channels");
+    let student = ResidualNet::new(&params.sub("student"), &config, channels)?;
+    let image = pixels(&[1, size("height"), size("width"), channels])?;
+    let features: Vec<f32> = student.forward(&image, Mode::Eval)?.flatten_all()?.to_vec1()?;
+    let rounds = 2000;
+    let (ratio, ours, theirs, answer) = ratio(
+        || {
+            runtime::on_pool(|| {
+                median_ms(rounds, || {
+                    student.forward(&image, Mode::Eval)?;
+                    Ok(())
+                })
+            })
+        },
+        || peer(python, "ort_peer.py", &[bundle.display().to_string(), rounds.to_string()]),
+    )?;
+    let theirs_features: Vec<f32> = serde_json::from_value(answer["features"].clone())?;
+    let apart = features.iter().zip(&theirs_features).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    if features.len() != theirs_features.len() || apart > 1e-3 {
+        bail!("the two networks differ by {apart}: they are not the same");
+    }
+    let mut row = row("student encoder, batch 1, one thread, over ONNX Runtime", ratio, "ratio", "lower", json!(2.5), json!(1.0), "encoder");
+    row.peer = answer["peer"].as_str().map(str::to_owned);
+    row.note = format!("{:.0} us against {:.0} us; features agree within {apart:.1e}", ours * 1e3, theirs * 1e3);
+    record(TOPIC, vec![row])
+}
+
+pub(crate) fn demo() -> Result<()> {
+    let out = std::env::temp_dir().join(format!("semlink-bench-{}", std::process::id()));
+    let binary = root().join("target/release/semlink");
+    ensure!(binary.exists(), "{} is not built: cargo build --release -p semlink", binary.display());
+    let arguments = ["demo", "--images", "1000", "--snr", "-10:20:5", "--channel", "awgn", "--out"];
+    let start = Instant::now();
+    let status = Command::new(&binary).args(arguments).arg(&out).status()?;
+    let seconds = start.elapsed().as_secs_f64();
+    ensure!(status.success(), "semlink demo failed");
+    let sweep: Value = serde_json::from_str(&fs::read_to_string(out.join("sweep.json"))?)?;
+    fs::remove_dir_all(&out).ok();
+    let points = sweep["points"].as_array().context("sweep.json has no points")?;
+    let rates: Vec<f64> = points.iter().filter_map(|p| p["images_per_second"].as_f64()).collect();
+    ensure!(!rates.is_empty(), "sweep.json has no rates");
+    let mut time = row("semlink demo after the build, 1,000 images x 7 SNRs", seconds, "s", "lower", json!(60), json!(10), "demo");
+    time.note = "whole process, AWGN, k = 64".into();
+    let rate = median(rates);
+    let what = "images per second through all three services on loopback, 2 cores, streamed";
+    let mut rate = row(what, rate, "images/s", "higher", json!(1000), json!(4000), "demo");
+    rate.note = "median over the sweep's points; client and services share one process and both cores".into();
+    record(TOPIC, vec![time, rate])
+}
+
+pub(crate) fn evaluate(run: &Path) -> Result<()> {
+    let read = |name: &str| -> Result<Value> {
+        let path = run.join(name);
+        Ok(serde_json::from_str(&fs::read_to_string(&path).with_context(|| path.display().to_string())?)?)
+    };
+    let report = read("report.json")?;
+    let number = |value: &Value| value.as_f64().context("report.json lacks a figure");
+    let (teacher, student) = (&report["teacher"], &report["student"]);
+    let (top, clean) = (number(&teacher["accuracy"])?, number(&student["accuracy"])?);
+    let (teacher_params, params) = (number(&teacher["params"])?, number(&student["params"])?);
+    let evaluate = "evaluate";
+    let interval = |network: &Value| format!("95 % interval {} to {}", network["ci95"][0], network["ci95"][1]);
+    let mut rows = vec![
+        row("teacher, test accuracy", 100.0 * top, "%", "higher", json!(93.5), json!(95), evaluate),
+        row("teacher's parameters over the student's", teacher_params / params, "ratio", "higher", json!(25), json!(25), evaluate),
+        row("student, test accuracy over the teacher's", 100.0 * clean / top, "%", "higher", json!(97.5), json!(99), evaluate),
+    ];
+    rows[0].note = format!("{teacher_params} parameters, 10,000 images, {}", interval(teacher));
+    rows[1].note = format!("{params} parameters in the student, {} MACs", student["macs"]);
+    rows[2].note = format!("student {:.2} %, {}", 100.0 * clean, interval(student));
+    let points = report["points"].as_array().context("report.json has no points")?;
+    for (channel, snr_db, must, aim) in
+        [("awgn", 10.0, 0.5, 0.2), ("awgn", 0.0, 1.0, 0.3), ("awgn", -10.0, 6.0, 3.0), ("rayleigh", 10.0, 2.0, 0.7)]
+    {
+        let point = points.iter().find(|p| p["channel"] == channel && p["snr_db"].as_f64() == Some(snr_db) && p["k"] == 64);
+        let what = format!("k = 64, {channel}, {snr_db} dB: below clean accuracy");
+        let Some(point) = point else { bail!("report.json has no point for {what}") };
+        let accuracy = number(&point["accuracy"])?;
+        let mut row = row(&what, 100.0 * (clean - accuracy), "points", "lower", json!(must), json!(aim), evaluate);
+        let percent = |value: &Value| 100.0 * value.as_f64().unwrap_or(f64::NAN);
+        let (low, high, limit) = (percent(&point["ci95"][0]), percent(&point["ci95"][1]), percent(&point["limit"]));
+        row.note = format!("{:.2} % ({low:.2} to {high:.2}), limit {limit:.2} %, {} frames", 100.0 * accuracy, point["images"]);
+        rows.push(row);
+    }
+    let stages = ["teacher", "cache", "distill", "robust", "evaluate"];
+    let seconds = stages.iter().map(|stage| number(&read(&format!("{stage}.done.json"))?["seconds"])).collect::<Result<Vec<_>>>()?;
+    let hours = seconds.iter().sum::<f64>() / 3600.0;
+    let mut whole = row("the whole recipe from nothing on 2 cores", hours, "h", "lower", json!(3), json!(1), evaluate);
+    let each: Vec<_> = stages.iter().zip(&seconds).map(|(stage, s)| format!("{stage} {s:.0} s")).collect();
+    whole.note = format!("sum of its stages: {}; other work shared the cores", each.join(", "));
+    rows.push(whole);
+    record(TOPIC, rows)
+}

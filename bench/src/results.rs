@@ -1,0 +1,83 @@
+//! `bench/results/TOPIC.json`: every figure that the project claims.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A topic's file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Results {
+    pub(crate) machine: String,
+    pub(crate) date: String,
+    pub(crate) commit: String,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// One figure.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) what: String,
+    /// `null` where it was not measured.
+    pub(crate) value: Option<f64>,
+    pub(crate) unit: String,
+    /// `lower` or `higher`.
+    pub(crate) better: String,
+    pub(crate) must: Value,
+    pub(crate) aim: Value,
+    pub(crate) peer: Option<String>,
+    pub(crate) command: String,
+    pub(crate) note: String,
+}
+
+fn path(topic: &str) -> PathBuf {
+    root().join("bench/results").join(format!("{topic}.json"))
+}
+
+/// The repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}
+
+pub(crate) fn read(topic: &str) -> Result<Results> {
+    let path = path(topic);
+    if !path.exists() {
+        return Ok(Results::default());
+    }
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+/// Replaces the rows of the same name, appends the others, stamps machine, date and commit.
+pub(crate) fn record(topic: &str, rows: Vec<Row>) -> Result<()> {
+    let mut results = read(topic)?;
+    for row in rows {
+        let shown = row.value.map_or("not measured".into(), |v| format!("{v:.4}"));
+        println!("{}: {shown} {} (must {}, aim {}) {}", row.what, row.unit, row.must, row.aim, row.note);
+        match results.rows.iter_mut().find(|old| old.what == row.what) {
+            Some(old) => *old = row,
+            None => results.rows.push(row),
+        }
+    }
+    results.machine = machine();
+    results.date = output("date", &["+%Y-%m-%d"]);
+    results.commit = output("git", &["rev-parse", "--short", "HEAD"]);
+    let path = path(topic);
+    fs::write(&path, serde_json::to_string_pretty(&results)? + "\n").with_context(|| path.display().to_string())
+}
+
+fn machine() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_owned()));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let wide = if info.contains(" avx512f ") { ", AVX-512" } else { "" };
+    format!("{cores} cores of {}{wide}, shared", model.unwrap_or_else(|| "an unknown CPU".into()))
+}
+
+fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).current_dir(root()).output();
+    output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
+}
