@@ -1,8 +1,8 @@
 //! From a frame of the wire to symbols that the decoder may be given: every field checked, every refusal by name.
 
-use crate::shim::wire;
 use semlink_codec::Received;
 use semlink_proto::v1;
+use semlink_service::wire;
 use tonic::Status;
 
 /// Characters of a foreign codec id that an error message repeats; a real id is a hash in hexadecimal.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use semlink_service::config::Problems;
+
 /// Settings of a receiver.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
@@ -43,15 +45,18 @@ impl Config {
         }
     }
 
-    /// Every setting that cannot be served with, by its flag. The bounds keep what is allocated for a queue within reason.
-    pub(crate) fn faults(&self) -> Vec<String> {
+    /// Notes every setting that cannot be served with. The bounds keep what is allocated for a queue within reason.
+    pub(crate) fn check(&self, problems: &mut Problems) {
         let bounds = [
             ("--queue", self.queue, 1 << 20),
             ("--in-flight", self.in_flight, 1 << 20),
             ("--max-batch", self.max_batch, 1024),
             ("--decision-lag", self.decision_lag, 1 << 20),
         ];
-        let wrong = bounds.into_iter().filter(|(_, value, most)| !(1..=*most).contains(value));
-        wrong.map(|(flag, value, most)| format!("{flag} is {value}, must be 1 to {most}")).collect()
+        for (flag, value, most) in bounds {
+            if !(1..=most).contains(&value) {
+                problems.add(flag, format!("{value}, expected 1 to {most}"));
+            }
+        }
     }
 }

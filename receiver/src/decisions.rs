@@ -1,8 +1,8 @@
 //! The `Decisions` service: what was decided, for consumers on the server side.
 
-use crate::shim::Drain;
 use futures::{StreamExt as _, stream::BoxStream};
 use semlink_proto::v1::{self, decisions_server::Decisions};
+use semlink_service::Drain;
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use tonic::{Request, Response, Status};

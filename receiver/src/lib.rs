@@ -14,17 +14,16 @@ mod batch;
 mod check;
 mod config;
 mod decisions;
-mod error;
 mod link;
 mod model;
-mod shim;
 
 use semlink_codec::DecoderHalf;
 use semlink_proto::v1::{decisions_server::DecisionsServer, link_server::LinkServer};
+use semlink_service::config::Problems;
+use semlink_service::{Error, Shell};
 use tokio::net::TcpListener;
 
 pub use config::Config;
-pub use error::Error;
 
 use batch::Limits;
 use check::Checker;
@@ -32,34 +31,42 @@ use decisions::{Broadcast, DecisionsService};
 use link::LinkService;
 use model::Model;
 
+const NAME: &str = "semlink-receiver";
+
 /// Serves on `listener` until `shutdown` resolves, then answers what was accepted and returns.
 ///
 /// It serves, and its health says so, only after a real forward pass of the decoder.
 ///
 /// # Errors
-/// Settings or a bundle that cannot be served with ([`Error::is_configuration`]), all faulty settings at once; what the system refuses.
+/// [`Error::Config`] for settings and bundles that cannot be served with, all of them at once; [`Error::Serve`] when the server fails.
 pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let mut faults = config.faults();
-    let half = DecoderHalf::open(&config.bundle)
-        .map_err(|error| faults.push(format!("--bundle {}: {error}", config.bundle.display())));
-    let (Ok(half), true) = (half, faults.is_empty()) else { return Err(Error::Settings(faults)) };
+    let half = prepare(&config)?;
+    let manifest = half.manifest();
+    tracing::info!(codec_id = manifest.codec_id, rates = ?manifest.rates(), classes = manifest.classes(), "codec loaded");
 
-    let checker = Checker::new(half.codec_id().to_owned(), half.manifest().rates().to_vec());
-    model::probe(&half).map_err(|status| Error::Decoder { dir: config.bundle.clone(), status })?;
-    tracing::info!(
-        codec_id = half.codec_id(),
-        rates = ?half.manifest().rates(),
-        classes = half.manifest().classes(),
-        bundle = %config.bundle.display(),
-        "the decoder is ready"
-    );
+    let shell = Shell::new(NAME);
+    let checker = Checker::new(manifest.codec_id.clone(), manifest.rates().to_vec());
     let batches = Limits { queue: config.queue, batch: config.max_batch };
-    let model = Model::spawn(half, batches).map_err(Error::Thread)?;
-
-    let shell = shim::Shell::new();
+    let model = Model::spawn(half, batches)
+        .map_err(|error| Error::Serve { service: NAME, message: format!("no thread for the decoder: {error}") })?;
     let events = Broadcast::new(config.decision_lag);
     let decisions = DecisionsService::new(events.clone(), shell.drain());
     let link = LinkService::new(checker, model, events, config.in_flight, shell.drain());
-    shell.serve(listener, LinkServer::new(link), DecisionsServer::new(decisions), shutdown).await?;
-    Ok(())
+    shell
+        .add_service(LinkServer::new(link))
+        .add_service(DecisionsServer::new(decisions))
+        .serve(listener, shutdown)
+        .await
+}
+
+/// A decoder that has passed a real forward pass.
+fn prepare(config: &Config) -> Result<DecoderHalf, Error> {
+    let mut problems = Problems::new();
+    config.check(&mut problems);
+    let bundle = format!("--bundle {}", config.bundle.display());
+    let half = problems.check(&bundle, DecoderHalf::open(&config.bundle)).and_then(|half| {
+        problems.check(&bundle, model::probe(&half).map_err(|status| status.message().to_owned()))?;
+        Some(half)
+    });
+    problems.finish(half)
 }

@@ -3,10 +3,10 @@
 use std::future;
 use std::sync::{Arc, OnceLock};
 
-use crate::shim::{Drain, wire};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use semlink_proto::v1::{self, link_server::Link};
+use semlink_service::{Drain, wire};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{check::Checker, decisions::Broadcast, model::Model};

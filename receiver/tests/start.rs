@@ -2,10 +2,14 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Command};
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use futures::StreamExt as _;
 use support::{Receiver, bundle, link_name, refusal};
+use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
@@ -90,6 +94,41 @@ fn the_program_ends_with_64_and_names_every_wrong_setting() {
     assert_eq!(output.status.code(), Some(64), "{errors}");
     for flag in ["queue", "max-batch", "decision-lag"] {
         assert!(errors.contains(flag), "{errors}");
+    }
+}
+
+// With a worker: the test itself blocks on the program while the connection goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_program_serves_until_sigterm_and_ends_with_0() {
+    let (dir, _) = bundle(6);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_semlink-receiver"));
+    command.args(["--listen", "127.0.0.1:0", "--log-format", "json", "--bundle"]).arg(dir.path());
+    let mut program = Running(command.env_clear().stderr(Stdio::piped()).spawn().expect("the program runs"));
+    let log = BufReader::new(program.0.stderr.take().expect("a pipe"));
+    let mut log = log.lines().map(|line| line.expect("a line"));
+    let address = log
+        .find_map(|line| Some(line.split_once("\"address\":\"")?.1.split_once('"')?.0.to_owned()))
+        .expect("a line with the address");
+    let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
+    let mut health = HealthClient::new(endpoint.connect().await.expect("a connection"));
+    health.check(HealthCheckRequest::default()).await.expect("an answer");
+    drop(health);
+
+    let asked = Command::new("sh").args(["-c", &format!("kill -TERM {}", program.0.id())]).status();
+    assert!(asked.expect("a shell").success());
+    let rest: Vec<String> = log.collect();
+    let status = program.0.wait().expect("an end");
+    assert_eq!(status.code(), Some(0), "{rest:?}");
+    assert!(rest.iter().any(|line| line.contains("draining")), "{rest:?}");
+}
+
+/// Ends the program with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A failure: it has ended already.
+        let _ = self.0.kill();
     }
 }
 

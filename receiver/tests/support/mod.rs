@@ -5,10 +5,11 @@
 use std::{net::SocketAddr, path::Path};
 
 use futures::StreamExt as _;
-use semlink_channel::{ChannelConfig, ChannelState, Complex32, FrameKey, SnrDb, iq, power};
+use semlink_channel::{ChannelConfig, Complex32, FrameKey, SnrDb, iq, power};
 use semlink_codec::{Manifest, Received, testing};
 use semlink_proto::v1::{self, decisions_client::DecisionsClient, link_client::LinkClient, link_server::LinkServer};
-use semlink_receiver::{Config, Error};
+use semlink_receiver::Config;
+use semlink_service::Error;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::{Status, Streaming, transport::Channel};
@@ -108,22 +109,8 @@ pub fn frame(codec_id: &str, id: u64, received: &Received) -> v1::Frame {
         symbols: iq::encode(&received.symbols).into(),
         stream: 5,
         sequence: 1000 + id,
-        csi: received.state.as_ref().map(csi),
+        csi: received.state.as_ref().map(semlink_service::wire::csi),
         ..Default::default()
-    }
-}
-
-pub fn csi(state: &ChannelState) -> v1::ChannelState {
-    let kind = match state.kind {
-        semlink_channel::ChannelKind::Awgn => v1::ChannelKind::Awgn,
-        semlink_channel::ChannelKind::Rayleigh => v1::ChannelKind::Rayleigh,
-        semlink_channel::ChannelKind::Rician => v1::ChannelKind::Rician,
-    };
-    v1::ChannelState {
-        kind: kind.into(),
-        h: iq::encode(&state.h).into(),
-        coherence: state.coherence as u32,
-        noise_var: state.noise_var,
     }
 }
 
