@@ -1,0 +1,216 @@
+//! Labelled images for a sweep, as encoded files in memory.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
+use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
+use semlink_codec::idx::LabelledImages;
+
+/// Labels of an IDX file are single bytes.
+const MOST_CLASSES: usize = 256;
+
+/// Images with their classes.
+#[derive(Debug, Clone)]
+pub(crate) struct Dataset {
+    /// For the sweep's files.
+    pub(crate) name: String,
+    /// At least one.
+    pub(crate) images: Vec<Labelled>,
+}
+
+/// An image and what it shows.
+#[derive(Debug, Clone)]
+pub(crate) struct Labelled {
+    /// For error messages.
+    pub(crate) name: String,
+    /// An encoded image file.
+    pub(crate) file: Bytes,
+    /// Its class.
+    pub(crate) class: Class,
+}
+
+/// A class by its index or by its label, whichever the data has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// From 0.
+    Index(u32),
+    /// As the codec calls it.
+    Label(String),
+}
+
+/// Reads the first `limit` images of an IDX file (labels beside it), of a folder with one, or of a folder with a subfolder for each class.
+///
+/// The subfolders of a folder are named by class indices or by labels. Of a folder, `limit` takes images evenly from the classes.
+pub(crate) fn load(path: &Path, labels: Option<&[String]>, limit: usize) -> Result<Dataset> {
+    let dataset = if path.is_dir() {
+        match idx_in(path)? {
+            Some(images) => idx(&images, labels, limit)?,
+            None => folder(path, labels, limit)?,
+        }
+    } else {
+        ensure!(path.exists(), "{}: no such file or folder", path.display());
+        idx(path, labels, limit)?
+    };
+    ensure!(!dataset.images.is_empty(), "{}: there are no images in it", path.display());
+    Ok(dataset)
+}
+
+/// The IDX images file in a folder; of several the one with test images.
+fn idx_in(folder: &Path) -> Result<Option<PathBuf>> {
+    let mut found = entries(folder)?;
+    found.retain(|path| path.is_file() && name(path).contains("images-idx3-ubyte"));
+    let test = found.iter().position(|path| name(path).starts_with("t10k"));
+    match (found.len(), test) {
+        (0, _) => Ok(None),
+        (_, Some(test)) => Ok(Some(found.swap_remove(test))),
+        (1, None) => Ok(found.pop()),
+        (n, None) => bail!("{} holds {n} IDX image files, name one of them", folder.display()),
+    }
+}
+
+fn idx(images: &Path, labels: Option<&[String]>, limit: usize) -> Result<Dataset> {
+    let label_file = label_file(images)?;
+    let classes = labels.map_or(MOST_CLASSES, <[String]>::len);
+    let read = LabelledImages::read(images, &label_file, classes)?;
+    let (width, height) = (u32::try_from(read.width)?, u32::try_from(read.height)?);
+    let encode = |(index, label): (usize, &u8)| -> Result<Labelled> {
+        let name = format!("{} image {index}", images.display());
+        let pixels = read.image(index).with_context(|| format!("{name}: not in the file"))?;
+        let mut file = Cursor::new(Vec::new());
+        PngEncoder::new(&mut file)
+            .write_image(pixels, width, height, ExtendedColorType::L8)
+            .with_context(|| name.clone())?;
+        Ok(Labelled { name, file: file.into_inner().into(), class: Class::Index(u32::from(*label)) })
+    };
+    let name = name(images).trim_end_matches(".gz").to_owned();
+    let images = read.labels.iter().enumerate().take(limit).map(encode).collect::<Result<_>>()?;
+    Ok(Dataset { name, images })
+}
+
+/// `t10k-images-idx3-ubyte.gz` has its labels in `t10k-labels-idx1-ubyte.gz`, or in the same without `.gz`.
+fn label_file(images: &Path) -> Result<PathBuf> {
+    let images_name = name(images);
+    let labels_name = images_name.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1");
+    ensure!(
+        labels_name != images_name,
+        "{}: neither a folder nor an IDX file named like t10k-images-idx3-ubyte[.gz]",
+        images.display()
+    );
+    let labels = images.with_file_name(&labels_name);
+    let other = match labels_name.strip_suffix(".gz") {
+        Some(plain) => images.with_file_name(plain),
+        None => images.with_file_name(format!("{labels_name}.gz")),
+    };
+    [&labels, &other]
+        .into_iter()
+        .find(|path| path.is_file())
+        .cloned()
+        .with_context(|| format!("{}: the labels of {} are missing", labels.display(), images.display()))
+}
+
+fn folder(path: &Path, labels: Option<&[String]>, limit: usize) -> Result<Dataset> {
+    let mut classes = Vec::new();
+    for class in entries(path)?.into_iter().filter(|path| path.is_dir()) {
+        let mut files = entries(&class)?;
+        files.retain(|file| file.is_file() && is_image(file));
+        classes.push((self::class(&class, labels)?, files));
+    }
+    ensure!(
+        !classes.is_empty(),
+        "{}: neither an IDX image file nor a subfolder for each class is in it",
+        path.display()
+    );
+    // In turns, so that a limit does not leave classes out.
+    let turns = classes.iter().map(|(_, files)| files.len()).max().unwrap_or(0);
+    let in_turns = (0..turns).flat_map(|turn| classes.iter().filter_map(move |(class, files)| Some((class, files.get(turn)?))));
+    let read = |(class, file): (&Class, &PathBuf)| -> Result<Labelled> {
+        let bytes = fs::read(file).with_context(|| file.display().to_string())?;
+        Ok(Labelled { name: file.display().to_string(), file: bytes.into(), class: class.clone() })
+    };
+    let images = in_turns.take(limit).map(read).collect::<Result<_>>()?;
+    Ok(Dataset { name: name(path).into_owned(), images })
+}
+
+fn class(folder: &Path, labels: Option<&[String]>) -> Result<Class> {
+    let name = name(folder);
+    let class = match name.parse::<u32>() {
+        Ok(index) => Class::Index(index),
+        Err(_) => Class::Label(name.into_owned()),
+    };
+    let known = labels.is_none_or(|labels| match &class {
+        Class::Index(index) => (*index as usize) < labels.len(),
+        Class::Label(label) => labels.contains(label),
+    });
+    ensure!(known, "{}: no class of this codec", folder.display());
+    Ok(class)
+}
+
+fn is_image(path: &Path) -> bool {
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    extension.is_some_and(|e| matches!(e.as_str(), "png" | "jpg" | "jpeg" | "webp"))
+}
+
+/// What a folder holds, in the order of names.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = || fs::read_dir(folder)?.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>();
+    let mut paths = read().with_context(|| folder.display().to_string())?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_idx(dir: &Path, images: &str, labels: &str) {
+        let mut bytes = vec![0, 0, 8, 3, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 2];
+        bytes.extend(0..12u8);
+        fs::write(dir.join(images), bytes).unwrap();
+        fs::write(dir.join(labels), [0, 0, 8, 1, 0, 0, 0, 3, 7, 0, 9]).unwrap();
+    }
+
+    #[test]
+    fn idx_images_become_png_files_with_the_same_pixels() {
+        let dir = tempfile::tempdir().unwrap();
+        write_idx(dir.path(), "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte");
+        let dataset = load(dir.path(), None, 2).unwrap();
+        assert_eq!(dataset.name, "t10k-images-idx3-ubyte");
+        let classes: Vec<&Class> = dataset.images.iter().map(|image| &image.class).collect();
+        assert_eq!(classes, [&Class::Index(7), &Class::Index(0)]);
+        let pixels = image::load_from_memory(&dataset.images[1].file).unwrap().into_luma8();
+        assert_eq!((pixels.dimensions(), pixels.as_raw().as_slice()), ((2, 2), &[4u8, 5, 6, 7][..]));
+        // Class 9 does not exist among three.
+        let labels = ["a", "b", "c"].map(String::from);
+        assert!(load(&dir.path().join("t10k-images-idx3-ubyte"), Some(&labels), 3).is_err());
+    }
+
+    #[test]
+    fn folders_are_classes_and_a_limit_takes_from_each() {
+        let dir = tempfile::tempdir().unwrap();
+        for (class, files) in [("0", &["a.png", "b.png"][..]), ("shirt", &["c.JPG", "notes.txt"])] {
+            fs::create_dir(dir.path().join(class)).unwrap();
+            files.iter().for_each(|file| fs::write(dir.path().join(class).join(file), b"x").unwrap());
+        }
+        let dataset = load(dir.path(), None, 2).unwrap();
+        let classes: Vec<&Class> = dataset.images.iter().map(|image| &image.class).collect();
+        assert_eq!(classes, [&Class::Index(0), &Class::Label("shirt".into())]);
+        assert_eq!(load(dir.path(), None, 10).unwrap().images.len(), 3);
+        let error = load(dir.path(), Some(&["coat".to_owned()]), 10).unwrap_err().to_string();
+        assert!(error.contains("shirt"), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(load(&dir.path().join("none"), None, 1).unwrap_err().to_string().contains("none"));
+        write_idx(dir.path(), "images-idx3-ubyte", "elsewhere");
+        assert!(load(dir.path(), None, 1).unwrap_err().to_string().contains("labels-idx1-ubyte"));
+    }
+}

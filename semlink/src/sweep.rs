@@ -1,0 +1,257 @@
+//! The core of `sweep` and `demo`: images streamed through a transmitter while the channel is changed live.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::stream;
+use indicatif::{ProgressBar, ProgressStyle};
+use semlink_channel::{ChannelConfig, ChannelKind, RicianK, SnrDb};
+use semlink_proto::v1::channel_control_client::ChannelControlClient;
+use semlink_proto::v1::transmitter_client::TransmitterClient;
+use semlink_proto::v1::{self, ClassifyRequest, ClassifyResponse, SetChannelRequest};
+use semlink_service::wire;
+use semlink_transmitter::rate::Rate;
+use tonic::transport::Channel;
+
+use crate::client;
+use crate::files::{Point, Sweep};
+use crate::grid::SnrGrid;
+use crate::images::{Class, Dataset, Labelled};
+
+/// Id of the image that is sent ahead of a point; no image of a data set has it.
+const AHEAD: u64 = u64::MAX;
+
+/// What to sweep.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) snr: SnrGrid,
+    pub(crate) channels: Vec<ChannelKind>,
+    pub(crate) rate: Rate,
+}
+
+/// The two services that a sweep talks to.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    transmitter: TransmitterClient<Channel>,
+    control: ChannelControlClient<Channel>,
+    to: String,
+    control_url: String,
+}
+
+/// What the answers of one point add up to.
+#[derive(Debug, Default)]
+struct Tally {
+    correct: usize,
+    uses: u64,
+    pilots: u64,
+    snr_db: f64,
+    snr_known: usize,
+}
+
+impl Peers {
+    /// Connects to a transmitter and to the control of the emulator behind it.
+    pub(crate) async fn connect(to: &str, control: &str) -> Result<Peers> {
+        Ok(Peers {
+            transmitter: TransmitterClient::new(client::connect(to).await?),
+            control: ChannelControlClient::new(client::connect(control).await?),
+            to: to.to_owned(),
+            control_url: control.to_owned(),
+        })
+    }
+}
+
+/// Measures every point of `plan` with every image of `dataset`, then sets the channel back to what it was before.
+///
+/// Each point has a stream number of its own and its images count from 0, so that a repeated sweep meets the same noise.
+pub(crate) async fn run(peers: &mut Peers, plan: &Plan, dataset: &Dataset, codec_id: Option<String>) -> Result<Sweep> {
+    let before = peers.get().await?;
+    let measured = measure(peers, plan, dataset).await;
+    let restored = peers.set(restore(&before)).await;
+    let points = measured?;
+    restored?;
+    Ok(Sweep { codec_id, dataset: dataset.name.clone(), points })
+}
+
+async fn measure(peers: &mut Peers, plan: &Plan, dataset: &Dataset) -> Result<Vec<Point>> {
+    let grid: Vec<(ChannelKind, SnrDb)> =
+        plan.channels.iter().flat_map(|kind| plan.snr.points().iter().map(|snr| (*kind, *snr))).collect();
+    let bar = progress_bar(grid.len() * dataset.images.len());
+    let mut points = Vec::with_capacity(grid.len());
+    for (number, (kind, snr)) in (1..).zip(grid) {
+        bar.set_message(format!("{kind} {} dB", snr.db()));
+        let change =
+            SetChannelRequest { kind: Some(wire::kind(kind).into()), snr_db: Some(snr.db()), ..Default::default() };
+        let profile = peers.set(change).await?;
+        let point = peers.point(&profile, plan.rate, number, &dataset.images, &bar).await;
+        points.push(point.with_context(|| format!("{kind} at {} dB", snr.db()))?);
+    }
+    bar.finish_and_clear();
+    Ok(points)
+}
+
+impl Peers {
+    async fn get(&mut self) -> Result<v1::ChannelProfile> {
+        let got = self.control.get_channel(v1::GetChannelRequest {}).await;
+        Ok(got.map_err(|status| client::failed(&self.control_url, &status))?.into_inner())
+    }
+
+    async fn set(&mut self, change: SetChannelRequest) -> Result<v1::ChannelProfile> {
+        let set = self.control.set_channel(change).await;
+        Ok(set.map_err(|status| client::failed(&self.control_url, &status))?.into_inner())
+    }
+
+    /// Streams all images once.
+    async fn point(
+        &mut self,
+        profile: &v1::ChannelProfile,
+        rate: Rate,
+        number: u64,
+        images: &[Labelled],
+        bar: &ProgressBar,
+    ) -> Result<Point> {
+        let uses = match rate {
+            Rate::Auto => None,
+            Rate::Fixed(uses) => Some(u32::try_from(uses.get())?),
+        };
+        let request =
+            |id: u64, image: &Labelled| ClassifyRequest { id, image: image.file.clone(), stream: number, uses };
+        // One image ahead, not counted: its report tells the transmitter what the channel is now, before the first image that counts.
+        if let Some(first) = images.first() {
+            let ahead = self.transmitter.classify(request(AHEAD, first)).await;
+            ahead.map_err(|status| client::failed(&self.to, &status))?;
+        }
+        let requests: Vec<ClassifyRequest> = (0..).zip(images).map(|(id, image)| request(id, image)).collect();
+        let start = Instant::now();
+        let answers = self.transmitter.classify_stream(stream::iter(requests)).await;
+        let mut answers = answers.map_err(|status| client::failed(&self.to, &status))?.into_inner();
+        let mut missing: HashMap<u64, &Labelled> = (0..).zip(images).collect();
+        let mut tally = Tally::default();
+        while let Some(answer) = answers.message().await.map_err(|status| client::failed(&self.to, &status))? {
+            let image = missing.remove(&answer.id);
+            let image = image.with_context(|| format!("{}: an answer with unknown id {}", self.to, answer.id))?;
+            tally.add(image, &answer)?;
+            bar.inc(1);
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        ensure!(missing.is_empty(), "{}: {} of {} images were not answered", self.to, missing.len(), images.len());
+        tally.point(profile, images.len(), seconds)
+    }
+}
+
+impl Tally {
+    fn add(&mut self, image: &Labelled, answer: &ClassifyResponse) -> Result<()> {
+        if let Some(error) = &answer.error {
+            bail!("{}: {}", image.name, error.message);
+        }
+        let decision = answer.decision.as_ref().with_context(|| format!("{}: an answer without decision", image.name))?;
+        self.correct += usize::from(match &image.class {
+            Class::Index(index) => decision.index == *index,
+            Class::Label(label) => decision.label == *label,
+        });
+        let link = answer.link.unwrap_or_default();
+        self.uses += u64::from(link.uses);
+        self.pilots += u64::from(link.pilots);
+        if let Some(snr_db) = link.snr_db_estimated {
+            self.snr_db += f64::from(snr_db);
+            self.snr_known += 1;
+        }
+        Ok(())
+    }
+
+    fn point(&self, profile: &v1::ChannelProfile, images: usize, seconds: f64) -> Result<Point> {
+        let channel = ChannelConfig {
+            kind: wire::try_kind(profile.kind).map_err(|status| anyhow::anyhow!("{}", status.message()))?,
+            snr: SnrDb::try_new(profile.snr_db)?,
+            k_factor: RicianK::try_new_db(profile.k_factor_db)?,
+            coherence: profile.coherence as usize,
+        };
+        let n = images as f64;
+        let accuracy = self.correct as f64 / n;
+        Ok(Point {
+            channel: channel.kind,
+            snr_db: profile.snr_db,
+            k: self.uses as f64 / n,
+            pilots: self.pilots as f64 / n,
+            csi: client::csi_name(profile.csi()).to_owned(),
+            images,
+            correct: self.correct,
+            accuracy,
+            ci95: wilson(self.correct, images),
+            snr_db_measured: (self.snr_known > 0).then(|| self.snr_db / self.snr_known as f64),
+            images_per_second: n / seconds.max(1e-9),
+            config: channel,
+        })
+    }
+}
+
+/// The change that leads back to a profile.
+fn restore(profile: &v1::ChannelProfile) -> SetChannelRequest {
+    SetChannelRequest { kind: Some(profile.kind), snr_db: Some(profile.snr_db), ..Default::default() }
+}
+
+/// Hidden where standard error is no terminal.
+fn progress_bar(images: usize) -> ProgressBar {
+    let bar = ProgressBar::new(images as u64);
+    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} images, {per_sec}, {eta} left  {msg}");
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// 95 % interval of a proportion of `correct` among `n` independent trials (Wilson 1927); \[0, 1\] for n = 0.
+fn wilson(correct: usize, n: usize) -> [f64; 2] {
+    // The 97.5 % quantile of the normal law.
+    const Z: f64 = 1.959_963_984_540_054;
+    if n == 0 {
+        return [0.0, 1.0];
+    }
+    let n = n as f64;
+    let p = correct as f64 / n;
+    let center = p + Z * Z / (2.0 * n);
+    let half = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let total = 1.0 + Z * Z / n;
+    [((center - half) / total).max(0.0), ((center + half) / total).min(1.0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wilson_intervals_are_the_published_ones() {
+        // Newcombe (1998), Statistics in Medicine 17: 857-872, table I, method 3.
+        let published =
+            [(81, 263, [0.2553, 0.3662]), (15, 148, [0.0624, 0.1605]), (0, 20, [0.0, 0.1611]), (1, 29, [0.0061, 0.1718])];
+        for (correct, n, expected) in published {
+            let found = wilson(correct, n);
+            for (a, b) in found.iter().zip(expected) {
+                assert!((a - b).abs() < 5e-5, "{correct} of {n}: {found:?}, published {expected:?}");
+            }
+        }
+        assert_eq!(wilson(0, 0), [0.0, 1.0]);
+    }
+
+    #[test]
+    fn a_point_counts_by_index_and_label_and_averages_the_reported_snr() {
+        let image = |class| Labelled { name: "x.png".into(), file: Vec::new().into(), class };
+        let answer = |snr_db_estimated, uses| ClassifyResponse {
+            decision: Some(v1::Decision { index: 2, label: "coat".into(), confidence: 0.5 }),
+            link: Some(v1::LinkInfo { uses, pilots: 4, snr_db_estimated, ..Default::default() }),
+            ..Default::default()
+        };
+        let mut tally = Tally::default();
+        tally.add(&image(Class::Index(2)), &answer(Some(4.0), 64)).unwrap();
+        tally.add(&image(Class::Index(1)), &answer(None, 32)).unwrap();
+        tally.add(&image(Class::Label("coat".into())), &answer(Some(6.0), 64)).unwrap();
+        tally.add(&image(Class::Label("shirt".into())), &answer(Some(5.0), 32)).unwrap();
+        let profile = v1::ChannelProfile { kind: 2, snr_db: 5.0, csi: 1, ..Default::default() };
+        let point = tally.point(&profile, 4, 2.0).unwrap();
+        assert_eq!((point.channel, point.csi.as_str()), (ChannelKind::Rayleigh, "perfect"));
+        assert_eq!((point.correct, point.accuracy, point.images_per_second), (2, 0.5, 2.0));
+        assert_eq!((point.k, point.pilots, point.snr_db_measured), (48.0, 4.0, Some(5.0)));
+        let error = ClassifyResponse { error: Some(v1::Error { code: 3, message: "no image".into() }), ..Default::default() };
+        assert_eq!(tally.add(&image(Class::Index(0)), &error).unwrap_err().to_string(), "x.png: no image");
+    }
+}
