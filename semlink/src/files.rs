@@ -126,7 +126,16 @@ pub(crate) mod tests {
         let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys(&json), ["codec_id", "dataset", "points"]);
         let mut expected = [
-            "channel", "snr_db", "k", "pilots", "csi", "images", "correct", "accuracy", "ci95", "snr_db_measured",
+            "channel",
+            "snr_db",
+            "k",
+            "pilots",
+            "csi",
+            "images",
+            "correct",
+            "accuracy",
+            "ci95",
+            "snr_db_measured",
             "images_per_second",
         ];
         expected.sort_unstable();

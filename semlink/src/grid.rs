@@ -29,7 +29,9 @@ impl FromStr for SnrGrid {
 fn range(from: f32, to: f32, step: f32) -> Result<Vec<f32>, String> {
     // Written so that NaN is refused as well.
     if !(step > 0.0 && to >= from) {
-        return Err(format!("{from}:{to}:{step} is no range, expected FROM:TO:STEP with FROM at most TO and STEP above 0"));
+        return Err(format!(
+            "{from}:{to}:{step} is no range, expected FROM:TO:STEP with FROM at most TO and STEP above 0"
+        ));
     }
     let count = ((to - from) / step + 1e-3).floor();
     if count >= MOST as f32 {
@@ -46,7 +48,10 @@ impl FromStr for Kinds {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.split(',').map(|kind| kind.trim().parse().map_err(|e: semlink_channel::Error| e.to_string())).collect::<Result<_, _>>().map(Self)
+        text.split(',')
+            .map(|kind| kind.trim().parse().map_err(|e: semlink_channel::Error| e.to_string()))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 
@@ -89,7 +94,9 @@ mod tests {
 
     #[test]
     fn what_is_no_grid_is_refused() {
-        for text in ["", "a", "1:2", "1:2:0", "2:1:1", "1:2:-1", "NaN", "inf", "101", "-61", "0:10:NaN", "0:100:0.0001", "1,,2"] {
+        for text in
+            ["", "a", "1:2", "1:2:0", "2:1:1", "1:2:-1", "NaN", "inf", "101", "-61", "0:10:NaN", "0:100:0.0001", "1,,2"]
+        {
             assert!(text.parse::<SnrGrid>().is_err(), "{text}");
         }
         assert!("awgn,fog".parse::<Kinds>().is_err());

@@ -125,7 +125,8 @@ fn folder(path: &Path, labels: Option<&[String]>, limit: usize) -> Result<Datase
     );
     // In turns, so that a limit does not leave classes out.
     let turns = classes.iter().map(|(_, files)| files.len()).max().unwrap_or(0);
-    let in_turns = (0..turns).flat_map(|turn| classes.iter().filter_map(move |(class, files)| Some((class, files.get(turn)?))));
+    let in_turns =
+        (0..turns).flat_map(|turn| classes.iter().filter_map(move |(class, files)| Some((class, files.get(turn)?))));
     let read = |(class, file): (&Class, &PathBuf)| -> Result<Labelled> {
         let bytes = fs::read(file).with_context(|| file.display().to_string())?;
         Ok(Labelled { name: file.display().to_string(), file: bytes.into(), class: class.clone() })

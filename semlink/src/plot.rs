@@ -1,124 +1,156 @@
-//! The sweep as a picture.
+//! The picture of a sweep: `sweep.svg`.
 
-use anyhow::{Result, anyhow};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
 use plotters::prelude::*;
-use semlink_channel::{ChannelConfig, ChannelKind, ChannelUses, RicianK, SnrDb, limit};
+use plotters::style::FontDesc;
+use semlink_channel::{ChannelKind, ChannelUses, SnrDb, limit};
 
-use crate::sweep::Point;
+use crate::files::{Point, Sweep};
 
-/// What the curves are compared with.
-#[derive(Debug, Clone, Default)]
-pub struct Curves {
-    /// Accuracy with no channel in between, if known.
-    pub clean: Option<f64>,
-    /// Classes to tell apart.
-    pub classes: usize,
-    /// K of the Rician channel.
-    pub k_factor: RicianK,
+const SIZE: (u32, u32) = (760, 480);
+/// Points of a limit's curve.
+const CURVE: usize = 60;
+
+/// What the bundle says that the limit needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clean {
+    /// Accuracy without a channel, as a fraction.
+    pub(crate) accuracy: f64,
+    pub(crate) classes: usize,
 }
 
-impl Curves {
-    /// The physical limit at a point: see `semlink_channel::limit`.
-    pub fn limit(&self, kind: ChannelKind, snr_db: f32, uses: f64) -> Option<f64> {
-        let snr = SnrDb::try_new(snr_db).ok()?;
-        let channel = match kind {
-            ChannelKind::Awgn => ChannelConfig::awgn(snr),
-            ChannelKind::Rayleigh => ChannelConfig::rayleigh(snr),
-            ChannelKind::Rician => ChannelConfig::rician(snr, self.k_factor),
-        };
-        limit::accuracy(self.clean?, self.classes, &channel, ChannelUses::try_new(uses.round() as usize).ok()?).ok()
-    }
+/// Draws `sweep.svg` into a folder that exists; the limit and the clean accuracy only where the bundle states one.
+pub(crate) fn write(sweep: &Sweep, clean: Option<Clean>, out: &Path) -> Result<()> {
+    let path = out.join("sweep.svg");
+    fs::write(&path, svg(sweep, clean)?).with_context(|| path.display().to_string())
 }
 
-const SIZE: (u32, u32) = (760, 460);
-const COLOURS: [RGBColor; 3] = [RGBColor(0, 90, 181), RGBColor(220, 50, 32), RGBColor(0, 130, 90)];
-
-/// Accuracy over SNR: a line with intervals for each channel, its limit dashed, clean accuracy dotted.
-///
-/// # Errors
-/// No points.
-pub fn svg(points: &[Point], curves: &Curves) -> Result<String> {
-    let mut text = String::new();
-    draw(&mut text, points, curves).map_err(|error| anyhow!("sweep.svg: {error}"))?;
-    Ok(text)
+fn svg(sweep: &Sweep, clean: Option<Clean>) -> Result<String> {
+    let mut svg = String::new();
+    draw(sweep, clean, &mut svg).map_err(|error| anyhow!("sweep.svg: {error}"))?;
+    Ok(svg)
 }
 
-fn draw(text: &mut String, points: &[Point], curves: &Curves) -> Result<(), Box<dyn std::error::Error>> {
-    let snrs = || points.iter().map(|p| p.snr_db);
-    let (low, high) = (snrs().fold(f32::INFINITY, f32::min), snrs().fold(f32::NEG_INFINITY, f32::max));
-    if low > high {
-        return Err("there are no points".into());
-    }
-    let floor = points.iter().map(|p| p.ci95[0]).fold(1.0, f64::min);
-    let floor = (floor * 10.0).floor() / 10.0;
-    let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
+fn draw(sweep: &Sweep, clean: Option<Clean>, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+    let snrs = || sweep.points.iter().map(|p| p.snr_db);
+    let (low, high) = (snrs().fold(f32::MAX, f32::min), snrs().fold(f32::MIN, f32::max));
+    // A single point gets an axis around it.
+    let (low, high) = if high > low { (low, high) } else { (low - 1.0, high + 1.0) };
+    let font = |size: u32| FontDesc::from(("sans-serif", size));
+    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
-        .caption("Accuracy over the channel's SNR (dashed: physical limit)", ("sans-serif", 20))
-        .margin(12)
-        .x_label_area_size(44)
-        .y_label_area_size(60)
-        .build_cartesian_2d(low - 0.5..high + 0.5, floor..1.0)?;
+        .caption(title(sweep), font(18))
+        .margin(14)
+        .x_label_area_size(40)
+        .y_label_area_size(52)
+        .build_cartesian_2d(low..high, 0f64..100f64)?;
     chart
         .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.12))
+        .label_style(font(13))
         .x_desc("Es/N0 in dB")
-        .y_desc("top-1 accuracy")
-        .label_style(("sans-serif", 14))
-        .axis_desc_style(("sans-serif", 15))
-        .light_line_style(RGBColor(240, 240, 240))
+        .y_desc("top-1 accuracy in %")
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| format!("{y:.0}"))
         .draw()?;
-    for (kind, colour) in ChannelKind::ALL.into_iter().zip(COLOURS) {
-        let mut own: Vec<_> = points.iter().filter(|p| p.channel == kind).collect();
-        let Some(first) = own.first() else { continue };
-        let name = format!("{kind}, k = {:.0}", first.k);
-        own.sort_by(|a, b| a.snr_db.total_cmp(&b.snr_db));
-        let curve = own.iter().map(|p| (p.snr_db, p.accuracy));
+    if let Some(Clean { accuracy, .. }) = clean {
+        let level = 100.0 * accuracy;
         chart
-            .draw_series(LineSeries::new(curve.clone(), colour.stroke_width(2)))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-        chart.draw_series(curve.map(|at| Circle::new(at, 3, colour.filled())))?;
-        chart.draw_series(own.iter().map(|p| PathElement::new([(p.snr_db, p.ci95[0]), (p.snr_db, p.ci95[1])], colour)))?;
-        let limits = own.iter().filter_map(|p| Some((p.snr_db, curves.limit(kind, p.snr_db, p.k)?)));
-        chart.draw_series(DashedLineSeries::new(limits, 5, 4, colour.stroke_width(1)))?;
+            .draw_series(LineSeries::new([(low, level), (high, level)], BLACK.mix(0.5)))?
+            .label("without a channel")
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK.mix(0.5)));
     }
-    if let Some(clean) = curves.clean {
-        let line = [(low - 0.5, clean), (high + 0.5, clean)];
+    for kind in ChannelKind::ALL {
+        let mut points: Vec<&Point> = sweep.points.iter().filter(|p| p.channel == kind).collect();
+        points.sort_by(|a, b| a.snr_db.total_cmp(&b.snr_db));
+        let Some(first) = points.first() else { continue };
+        let color = color(kind);
+        let band = points.iter().map(|p| (p.snr_db, 100.0 * p.ci95[0]));
+        let band: Vec<_> = band.chain(points.iter().rev().map(|p| (p.snr_db, 100.0 * p.ci95[1]))).collect();
+        chart.draw_series([Polygon::new(band, color.mix(0.15))])?;
+        let bars = points.iter().map(|p| {
+            PathElement::new([(p.snr_db, 100.0 * p.ci95[0]), (p.snr_db, 100.0 * p.ci95[1])], color.stroke_width(1))
+        });
+        chart.draw_series(bars)?;
+        let found = points.iter().map(|p| (p.snr_db, 100.0 * p.accuracy));
         chart
-            .draw_series(DashedLineSeries::new(line, 2, 4, BLACK.stroke_width(1)))?
-            .label(format!("no channel: {:.1} %", 100.0 * clean))
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK));
+            .draw_series(LineSeries::new(found, color.stroke_width(2)).point_size(3))?
+            .label(format!("{kind}, with its 95 % interval"))
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+        if let Some(clean) = clean {
+            let curve = limits(first, clean, low, high)?;
+            chart
+                .draw_series(DashedLineSeries::new(curve, 5, 4, color.stroke_width(1)))?
+                .label(format!("{kind}, physical limit"))
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 6, y)], color.stroke_width(1)));
+        }
     }
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.9))
-        .border_style(RGBColor(200, 200, 200))
-        .label_font(("sans-serif", 14))
+        .background_style(WHITE.mix(0.85))
+        .border_style(BLACK.mix(0.2))
+        .label_font(font(13))
         .draw()?;
     root.present()?;
     Ok(())
 }
 
+fn title(sweep: &Sweep) -> String {
+    let mut uses: Vec<f64> = sweep.points.iter().map(|p| p.k).collect();
+    uses.sort_by(f64::total_cmp);
+    uses.dedup();
+    let images = sweep.points.first().map_or(0, |p| p.images);
+    match uses[..] {
+        [k] => format!("{}: accuracy over the link, k = {k} channel uses, {images} images a point", sweep.dataset),
+        _ => format!("{}: accuracy over the link, k chosen for each image, {images} images a point", sweep.dataset),
+    }
+}
+
+/// The limit of the point's channel over SNR, in percent, for the number of channel uses the point had (rounded where it is a mean).
+fn limits(point: &Point, clean: Clean, low: f32, high: f32) -> Result<Vec<(f32, f64)>> {
+    let uses = ChannelUses::try_new(point.k.round() as usize)?;
+    (0..=CURVE)
+        .map(|i| {
+            let snr_db = low + (high - low) * i as f32 / CURVE as f32;
+            let channel = semlink_channel::ChannelConfig { snr: SnrDb::try_new(snr_db)?, ..point.config };
+            Ok((snr_db, 100.0 * limit::accuracy(clean.accuracy, clean.classes, &channel, uses)?))
+        })
+        .collect()
+}
+
+fn color(kind: ChannelKind) -> RGBColor {
+    match kind {
+        ChannelKind::Awgn => RGBColor(31, 94, 168),
+        ChannelKind::Rayleigh => RGBColor(196, 72, 28),
+        ChannelKind::Rician => RGBColor(38, 128, 74),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::tests::sweep;
 
     #[test]
-    fn the_picture_names_its_axes_and_draws_limits() {
-        let curves = Curves { clean: Some(0.92), classes: 10, k_factor: RicianK::default() };
-        let svg = svg(&crate::files::tests::points(), &curves).unwrap();
-        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        for text in ["Es/N0 in dB", "top-1 accuracy", "awgn, k = 64", "rayleigh, k = 64", "no channel: 92.0 %"] {
-            assert!(svg.contains(text), "{text}");
+    fn the_picture_names_its_axes_channels_and_limit() {
+        let with_limit = svg(&sweep(), Some(Clean { accuracy: 0.9, classes: 10 })).unwrap();
+        for text in ["Es/N0 in dB", "accuracy in %", "k = 64", "sample", "awgn", "rayleigh", "physical limit"] {
+            assert!(with_limit.contains(text), "{text}");
         }
-        assert!(super::svg(&[], &curves).is_err());
+        assert!(!with_limit.contains("NaN"));
+        assert!(!svg(&sweep(), None).unwrap().contains("limit"));
     }
 
     #[test]
-    fn the_limit_is_that_of_the_design() {
-        // AWGN, 10 classes, k = 64, -10 dB: P = 0.974.
-        let curves = Curves { clean: Some(1.0), classes: 10, k_factor: RicianK::default() };
-        assert!((curves.limit(ChannelKind::Awgn, -10.0, 64.0).unwrap() - 0.974).abs() < 0.0015);
+    fn one_point_is_a_picture_too() {
+        let mut sweep = sweep();
+        sweep.points.truncate(1);
+        assert!(svg(&sweep, Some(Clean { accuracy: 0.9, classes: 10 })).unwrap().ends_with("</svg>\n"));
     }
 }

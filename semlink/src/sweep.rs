@@ -144,7 +144,8 @@ impl Tally {
         if let Some(error) = &answer.error {
             bail!("{}: {}", image.name, error.message);
         }
-        let decision = answer.decision.as_ref().with_context(|| format!("{}: an answer without decision", image.name))?;
+        let decision =
+            answer.decision.as_ref().with_context(|| format!("{}: an answer without decision", image.name))?;
         self.correct += usize::from(match &image.class {
             Class::Index(index) => decision.index == *index,
             Class::Label(label) => decision.label == *label,
@@ -222,8 +223,12 @@ mod tests {
     #[test]
     fn wilson_intervals_are_the_published_ones() {
         // Newcombe (1998), Statistics in Medicine 17: 857-872, table I, method 3.
-        let published =
-            [(81, 263, [0.2553, 0.3662]), (15, 148, [0.0624, 0.1605]), (0, 20, [0.0, 0.1611]), (1, 29, [0.0061, 0.1718])];
+        let published = [
+            (81, 263, [0.2553, 0.3662]),
+            (15, 148, [0.0624, 0.1605]),
+            (0, 20, [0.0, 0.1611]),
+            (1, 29, [0.0061, 0.1718]),
+        ];
         for (correct, n, expected) in published {
             let found = wilson(correct, n);
             for (a, b) in found.iter().zip(expected) {
@@ -251,7 +256,8 @@ mod tests {
         assert_eq!((point.channel, point.csi.as_str()), (ChannelKind::Rayleigh, "perfect"));
         assert_eq!((point.correct, point.accuracy, point.images_per_second), (2, 0.5, 2.0));
         assert_eq!((point.k, point.pilots, point.snr_db_measured), (48.0, 4.0, Some(5.0)));
-        let error = ClassifyResponse { error: Some(v1::Error { code: 3, message: "no image".into() }), ..Default::default() };
+        let error =
+            ClassifyResponse { error: Some(v1::Error { code: 3, message: "no image".into() }), ..Default::default() };
         assert_eq!(tally.add(&image(Class::Index(0)), &error).unwrap_err().to_string(), "x.png: no image");
     }
 }

@@ -1,99 +1,114 @@
-//! Tables and plots for a terminal, in plain text.
+//! A sweep as text: a table and a plot.
 
-use std::fmt::Write as _;
+use semlink_channel::ChannelKind;
 
-use crate::plot::Curves;
-use crate::sweep::Point;
+use crate::files::{Point, Sweep};
 
-/// Head of the table whose rows [`row`] gives.
-pub const HEAD: &str = "channel    SNR dB    k   accuracy   95 % interval    limit   SNR measured   images/s";
+/// Rows of the plot between 0 and 100 %.
+const ROWS: usize = 20;
+/// Columns of the plot between its lowest and highest SNR.
+const COLUMNS: usize = 60;
 
-/// One point as a row.
-pub fn row(point: &Point, curves: &Curves) -> String {
-    let percent = |x: f64| format!("{:.1}", 100.0 * x);
-    let limit = curves.limit(point.channel, point.snr_db, point.k).map_or("-".into(), percent);
-    let measured = point.snr_db_measured.map_or("-".into(), |snr| format!("{snr:.1}"));
-    let [low, high] = point.ci95.map(percent);
-    format!(
-        "{:<9} {:>7.1} {:>4.0} {:>8} % {:>7} .. {:<5} {:>6} {:>14} {:>10.0}",
-        point.channel.to_string(),
-        point.snr_db,
-        point.k,
-        percent(point.accuracy),
-        low,
-        high,
-        limit,
-        measured,
-        point.images_per_second
-    )
+/// A line for each point.
+pub(crate) fn table(sweep: &Sweep) -> String {
+    let mut text = format!(
+        "{:<9} {:>7} {:>6}  {:>8}  {:>15}  {:>11}  {:>9}\n",
+        "channel", "SNR dB", "k", "accuracy", "95 % interval", "measured dB", "images/s"
+    );
+    for p in &sweep.points {
+        let measured = p.snr_db_measured.map_or_else(|| "-".to_owned(), |db| format!("{db:.2}"));
+        let k = if p.k.fract() == 0.0 { p.k.to_string() } else { format!("{:.1}", p.k) };
+        let interval = format!("{:.2} to {:.2}", 100.0 * p.ci95[0], 100.0 * p.ci95[1]);
+        let accuracy = format!("{:.2} %", 100.0 * p.accuracy);
+        text += &format!(
+            "{:<9} {:>7} {k:>6}  {accuracy:>8}  {interval:>15}  {measured:>11}  {:>9.0}\n",
+            p.channel, p.snr_db, p.images_per_second
+        );
+    }
+    text
 }
 
-const HEIGHT: usize = 12;
-const COLUMN: usize = 7;
-
-/// Accuracy over SNR in characters: a letter for each channel (A, R or K as in Rician K), `-` for its limit.
-pub fn plot(points: &[Point], curves: &Curves) -> String {
-    let mut snrs: Vec<f32> = points.iter().map(|p| p.snr_db).collect();
-    snrs.sort_by(f32::total_cmp);
-    snrs.dedup();
-    let floor = points.iter().map(|p| p.accuracy).fold(1.0, f64::min);
-    let floor = ((floor * 10.0).floor() / 10.0).min(0.9);
-    let line = |accuracy: f64| ((1.0 - accuracy) / (1.0 - floor) * (HEIGHT - 1) as f64).round().clamp(0.0, (HEIGHT - 1) as f64) as usize;
-    let mut grid = vec![vec![' '; snrs.len() * COLUMN]; HEIGHT];
-    let mut set = |row: usize, column: usize, mark: char| {
-        if let Some(cell) = grid.get_mut(row).and_then(|row| row.get_mut(column)) {
-            *cell = mark;
+/// Accuracy over SNR, a mark for each point; where channels meet, the later one is seen.
+pub(crate) fn plot(sweep: &Sweep) -> String {
+    let snrs = || sweep.points.iter().map(|p| p.snr_db);
+    let (low, high) = (snrs().fold(f32::MAX, f32::min), snrs().fold(f32::MIN, f32::max));
+    let mut cells = vec![vec![' '; COLUMNS + 1]; ROWS + 1];
+    for p in &sweep.points {
+        if let Some(cell) = cells.get_mut(row(p)).and_then(|row| row.get_mut(column(p.snr_db, low, high))) {
+            *cell = mark(p.channel);
         }
+    }
+    let mut text = String::from("accuracy in %\n");
+    for (i, cells) in cells.iter().enumerate() {
+        let percent = 100 - i * 100 / ROWS;
+        let label = if percent % 20 == 0 { format!("{percent:>4} ┤") } else { "     │".to_owned() };
+        text += &label;
+        text += cells.iter().collect::<String>().trim_end();
+        text.push('\n');
+    }
+    text += &format!("     └{}\n", "─".repeat(COLUMNS + 1));
+    let ends = (low.to_string(), high.to_string());
+    text += &match low < high {
+        true => format!("      {}{:>width$}  Es/N0 in dB\n", ends.0, ends.1, width = COLUMNS + 1 - ends.0.len()),
+        false => format!("      {:>width$}  Es/N0 in dB\n", ends.0, width = COLUMNS / 2 + 1),
     };
-    for point in points {
-        let Some(position) = snrs.iter().position(|snr| *snr == point.snr_db) else { continue };
-        let (offset, mark) = match point.channel {
-            semlink_channel::ChannelKind::Awgn => (2, 'A'),
-            semlink_channel::ChannelKind::Rayleigh => (3, 'R'),
-            semlink_channel::ChannelKind::Rician => (4, 'K'),
-        };
-        let column = position * COLUMN + offset;
-        if let Some(limit) = curves.limit(point.channel, point.snr_db, point.k) {
-            set(line(limit), column, '-');
-        }
-        set(line(point.accuracy), column, mark);
+    let legend: Vec<String> = ChannelKind::ALL
+        .into_iter()
+        .filter(|kind| sweep.points.iter().any(|p| p.channel == *kind))
+        .map(|kind| format!("{} {kind}", mark(kind)))
+        .collect();
+    text + "      " + &legend.join("   ") + "\n"
+}
+
+/// From the top.
+fn row(point: &Point) -> usize {
+    ROWS - (point.accuracy.clamp(0.0, 1.0) * ROWS as f64).round() as usize
+}
+
+fn column(snr_db: f32, low: f32, high: f32) -> usize {
+    if low < high { ((snr_db - low) / (high - low) * COLUMNS as f32).round() as usize } else { COLUMNS / 2 }
+}
+
+fn mark(kind: ChannelKind) -> char {
+    match kind {
+        ChannelKind::Awgn => '●',
+        ChannelKind::Rayleigh => '▲',
+        ChannelKind::Rician => '■',
     }
-    let mut text = String::new();
-    for (i, cells) in grid.iter().enumerate() {
-        let accuracy = 1.0 - (1.0 - floor) * i as f64 / (HEIGHT - 1) as f64;
-        let cells: String = cells.iter().collect();
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{:>6.1} % |{}", 100.0 * accuracy, cells.trim_end());
-    }
-    let labels: String = snrs.iter().map(|snr| format!("{:^COLUMN$}", snr)).collect();
-    let _ = writeln!(text, "         +{}\n          {} dB", "-".repeat(snrs.len() * COLUMN), labels.trim_end());
-    text.push_str("          A: AWGN, R: Rayleigh, K: Rician, -: physical limit where it is above\n");
-    text
 }
 
 #[cfg(test)]
 mod tests {
-    use semlink_channel::RicianK;
-
     use super::*;
+    use crate::files::tests::sweep;
 
     #[test]
-    fn better_points_stand_higher() {
-        let curves = Curves { clean: Some(0.95), classes: 10, k_factor: RicianK::default() };
-        let text = plot(&crate::files::tests::points(), &curves);
-        let line_of = |mark: char, nth: usize| text.lines().enumerate().filter(|(_, l)| l.split('|').nth(1).is_some_and(|l| l.contains(mark))).nth(nth);
-        // A at 0.9 above A at 0.5, R at 0.7 between them.
-        let (best, worst) = (line_of('A', 0).unwrap().0, line_of('A', 1).unwrap().0);
-        let middle = line_of('R', 0).unwrap().0;
-        assert!(best < middle && middle < worst, "{text}");
-        assert!(text.contains("-10") && text.contains("50.0 %"), "{text}");
+    fn marks_stand_where_the_points_are() {
+        let plot = plot(&sweep());
+        let lines: Vec<Vec<char>> = plot.lines().map(|line| line.chars().collect()).collect();
+        // One heading, 21 rows, axis, ends, legend; six characters before the first column.
+        assert_eq!(lines.len(), 25);
+        // 75 % at the lowest SNR, 90 % at the highest; 50 % and 80 % for Rayleigh.
+        assert_eq!((lines[1 + 5][6], lines[1 + 2][66]), ('●', '●'));
+        assert_eq!((lines[1 + 10][6], lines[1 + 4][66]), ('▲', '▲'));
+        assert_eq!(plot.matches('●').count(), 3, "two points and the legend:\n{plot}");
+        assert!(plot.contains(" 100 ┤") && plot.contains("   0 ┤"), "{plot}");
+        assert!(plot.ends_with("● awgn   ▲ rayleigh\n"), "{plot}");
     }
 
     #[test]
-    fn a_row_shows_accuracy_interval_and_limit() {
-        let curves = Curves { clean: Some(1.0), classes: 10, k_factor: RicianK::default() };
-        let row = row(&crate::files::tests::points()[0], &curves);
-        assert_eq!(row.split_whitespace().collect::<Vec<_>>()[..7], ["awgn", "-10.0", "64", "50.0", "%", "40.0", ".."], "{row}");
-        assert!(row.contains("97.4"), "{row}");
+    fn one_point_is_a_plot_too() {
+        let mut sweep = sweep();
+        sweep.points.truncate(1);
+        assert_eq!(plot(&sweep).matches('●').count(), 2);
+    }
+
+    #[test]
+    fn the_table_has_aligned_columns() {
+        let table = table(&sweep());
+        let widths: Vec<usize> = table.lines().map(|line| line.chars().count()).collect();
+        assert_eq!(widths.len(), 5);
+        assert!(widths.iter().all(|width| *width == widths[0]), "{table}");
+        assert!(table.contains("75.00 %") && table.contains("70.00 to 80.00"), "{table}");
     }
 }

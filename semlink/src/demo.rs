@@ -1,0 +1,237 @@
+//! `semlink demo` and `semlink sweep`: the flags, the three services of the demo, and what is shown and kept.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use semlink_channel::{ChannelKind, SnrDb};
+use semlink_codec::EncoderHalf;
+use semlink_service::peer::NextHop;
+use semlink_transmitter::rate::Rate;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::files::{self, Sweep};
+use crate::grid::SnrGrid;
+use crate::images::{self, Dataset};
+use crate::plot::{self, Clean};
+use crate::sweep::{self, Peers, Plan};
+use crate::terminal;
+
+/// Where the repository keeps the assets.
+const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets");
+
+/// Flags of `semlink demo`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DemoArgs {
+    #[command(flatten)]
+    grid: GridArgs,
+
+    /// Images for each point of the sweep
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = images_number)]
+    images: usize,
+
+    /// Folder for sweep.json, sweep.csv and sweep.svg
+    #[arg(long, value_name = "DIR", default_value = "semlink-demo")]
+    out: PathBuf,
+
+    /// Codec bundle [default: fashion-mnist of the assets]
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+
+    /// IDX images file, a folder with one, or a folder with a subfolder for each class [default: sample of the assets]
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+
+    /// Folder with the bundle and the sample images [default: that of the repository]
+    #[arg(long, env = "SEMLINK_ASSETS", value_name = "DIR", hide = true)]
+    assets: Option<PathBuf>,
+}
+
+/// Flags of `semlink sweep`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SweepArgs {
+    #[command(flatten)]
+    grid: GridArgs,
+
+    /// Address of the transmitter
+    #[arg(long, env = "SEMLINK_TO", value_name = "URL", default_value = "http://127.0.0.1:50051")]
+    to: NextHop,
+
+    /// Address of the channel emulator
+    #[arg(long, env = "SEMLINK_CONTROL", value_name = "URL", default_value = "http://127.0.0.1:50052")]
+    control: NextHop,
+
+    /// IDX images file with its labels file beside it, or a folder with a subfolder for each class, named by index or label
+    #[arg(long, value_name = "PATH")]
+    data: PathBuf,
+
+    /// Images for each point of the sweep [default: all]
+    #[arg(long, value_name = "N", value_parser = images_number)]
+    images: Option<usize>,
+
+    /// Bundle that the services hold, for its id, its classes and the physical limit
+    #[arg(long, env = "SEMLINK_BUNDLE", value_name = "DIR")]
+    bundle: Option<PathBuf>,
+
+    /// Folder for sweep.json, sweep.csv and sweep.svg
+    #[arg(long, value_name = "DIR", default_value = "semlink-sweep")]
+    out: PathBuf,
+}
+
+/// What both sweep.
+#[derive(Debug, clap::Args)]
+struct GridArgs {
+    /// SNRs in dB: a list -10,0,10 or a range A:B:STEP
+    #[arg(long, value_name = "LIST|A:B:STEP", default_value = "-10:20:5", allow_hyphen_values = true)]
+    snr: SnrGrid,
+
+    /// Fading: awgn, rayleigh, rician
+    #[arg(long, value_name = "LIST", default_value = "awgn,rayleigh", value_delimiter = ',')]
+    channel: Vec<ChannelKind>,
+
+    /// Channel uses of each frame, or auto for the transmitter's choice
+    #[arg(long, value_name = "auto|K", default_value = "64")]
+    rate: Rate,
+}
+
+/// What a bundle says about itself.
+struct About {
+    codec_id: String,
+    labels: Vec<String>,
+    rates: Vec<usize>,
+    clean: Option<Clean>,
+}
+
+/// The demo's services, each on a port of its own.
+struct Services {
+    transmitter: String,
+    emulator: String,
+    tasks: JoinSet<Result<(), semlink_service::Error>>,
+    stop: CancellationToken,
+}
+
+/// Sweeps the channel between three services that it starts.
+pub(crate) async fn demo(args: &DemoArgs, out: &mut impl Write) -> Result<()> {
+    let plan = args.grid.plan();
+    let assets = args.assets.as_deref().unwrap_or(Path::new(ASSETS));
+    let bundle = args.bundle.clone().unwrap_or_else(|| assets.join("fashion-mnist"));
+    let data = args.data.clone().unwrap_or_else(|| assets.join("sample"));
+    for (what, flag, path) in [("codec bundle", "--bundle", &bundle), ("sample images", "--data", &data)] {
+        ensure!(
+            path.exists(),
+            "{}: the {what} is not there; name another with {flag} or the assets with SEMLINK_ASSETS",
+            path.display()
+        );
+    }
+    let about = About::of(&bundle)?;
+    if let Rate::Fixed(uses) = plan.rate {
+        ensure!(about.rates.contains(&uses.get()), "--rate {uses}: this codec has {:?}", about.rates);
+    }
+    let dataset = images::load(&data, Some(&about.labels), args.images)?;
+    if dataset.images.len() < args.images {
+        eprintln!("semlink: {} has {} images, not {}", data.display(), dataset.images.len(), args.images);
+    }
+    files::prepare(&args.out)?;
+    let services = Services::start(&bundle, plan.rate).await?;
+    let swept = services.sweep(&plan, &dataset, about.codec_id).await?;
+    show(&swept, about.clean, &args.out, out)
+}
+
+/// Sweeps the channel between services that run already.
+pub(crate) async fn sweep(args: &SweepArgs, out: &mut impl Write) -> Result<()> {
+    let about = args.bundle.as_deref().map(About::of).transpose()?;
+    let labels = about.as_ref().map(|about| about.labels.as_slice());
+    let dataset = images::load(&args.data, labels, args.images.unwrap_or(usize::MAX))?;
+    files::prepare(&args.out)?;
+    let mut peers = Peers::connect(args.to.as_str(), args.control.as_str()).await?;
+    let (codec_id, clean) = about.map(|about| (about.codec_id, about.clean)).unzip();
+    let swept = sweep::run(&mut peers, &args.grid.plan(), &dataset, codec_id).await?;
+    show(&swept, clean.flatten(), &args.out, out)
+}
+
+impl GridArgs {
+    fn plan(&self) -> Plan {
+        let mut channels = Vec::new();
+        for kind in &self.channel {
+            if !channels.contains(kind) {
+                channels.push(*kind);
+            }
+        }
+        Plan { snr: self.snr.clone(), channels, rate: self.rate }
+    }
+}
+
+impl About {
+    fn of(bundle: &Path) -> Result<About> {
+        let half = EncoderHalf::open(bundle).with_context(|| format!("--bundle {}", bundle.display()))?;
+        let manifest = half.manifest();
+        let clean = manifest.clean_accuracy.map(|accuracy| Clean { accuracy, classes: manifest.classes() });
+        Ok(About {
+            codec_id: manifest.codec_id.clone(),
+            labels: manifest.labels.clone(),
+            rates: manifest.rates().to_vec(),
+            clean,
+        })
+    }
+}
+
+impl Services {
+    async fn start(bundle: &Path, rate: Rate) -> Result<Services> {
+        let bind = || TcpListener::bind("127.0.0.1:0");
+        let (receiver, emulator, transmitter) = tokio::try_join!(bind(), bind(), bind()).context("127.0.0.1")?;
+        let url = |listener: &TcpListener| listener.local_addr().map(|address| format!("http://{address}"));
+        let (receiver_url, emulator_url, transmitter_url) = (url(&receiver)?, url(&emulator)?, url(&transmitter)?);
+        let receiver_config = semlink_receiver::Config::new(bundle);
+        // Any SNR: the sweep sets its own before the first image.
+        let emulator_config = semlink_channel_emulator::Config::new(receiver_url, SnrDb::try_new(10.0)?);
+        let transmitter_config = semlink_transmitter::Config::new(emulator_url.clone(), bundle, rate);
+
+        let stop = CancellationToken::new();
+        let asked = || stop.clone().cancelled_owned();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(semlink_receiver::serve(receiver, receiver_config, asked()));
+        tasks.spawn(semlink_channel_emulator::serve(emulator, emulator_config, asked()));
+        tasks.spawn(semlink_transmitter::serve(transmitter, transmitter_config, asked()));
+        Ok(Services { transmitter: transmitter_url, emulator: emulator_url, tasks, stop })
+    }
+
+    /// Sweeps and stops the services. A service that fails is told rather than what its peers make of it.
+    async fn sweep(self, plan: &Plan, dataset: &Dataset, codec_id: String) -> Result<Sweep> {
+        let Services { transmitter, emulator, mut tasks, stop } = self;
+        let sweeping = async {
+            let mut peers = Peers::connect(&transmitter, &emulator).await?;
+            sweep::run(&mut peers, plan, dataset, Some(codec_id)).await
+        };
+        let swept = tokio::select! {
+            swept = sweeping => swept,
+            Some(ended) = tasks.join_next() => Err(match ended {
+                Ok(Ok(())) => anyhow!("a service ended by itself"),
+                Ok(Err(error)) => error.into(),
+                Err(error) => error.into(),
+            }),
+        };
+        stop.cancel();
+        while let Some(ended) = tasks.join_next().await {
+            ended??;
+        }
+        swept
+    }
+}
+
+/// Prints the table and the plot, writes the files.
+fn show(sweep: &Sweep, clean: Option<Clean>, folder: &Path, out: &mut impl Write) -> Result<()> {
+    sweep.write(folder)?;
+    plot::write(sweep, clean, folder)?;
+    writeln!(out, "{}\n{}", terminal::table(sweep), terminal::plot(sweep))?;
+    writeln!(out, "wrote sweep.json, sweep.csv and sweep.svg to {}", folder.display())?;
+    Ok(())
+}
+
+fn images_number(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("expected a number of images, at least 1".to_owned()),
+    }
+}

@@ -1,0 +1,106 @@
+//! `semlink send`: image files through a running transmitter.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use semlink_proto::v1::transmitter_client::TransmitterClient;
+use semlink_proto::v1::{ClassifyRequest, ClassifyResponse};
+use semlink_service::peer::NextHop;
+use serde_json::json;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use crate::client;
+
+/// Flags of `semlink send`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Address of the transmitter
+    #[arg(long, env = "SEMLINK_TO", value_name = "URL", default_value = "http://127.0.0.1:50051")]
+    to: NextHop,
+
+    /// Print a JSON object for each image
+    #[arg(long)]
+    json: bool,
+
+    /// PNG, JPEG or WebP files
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+}
+
+/// Prints a line for each image, in their order; a failed one does not stop the others.
+///
+/// # Errors
+/// The transmitter cannot be reached; at the end, if any image failed.
+pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<()> {
+    let mut transmitter = TransmitterClient::new(client::connect(args.to.as_str()).await?);
+    let mut failed = 0;
+    for (id, path) in (0..).zip(&args.images) {
+        match classify(&mut transmitter, args.to.as_str(), id, path).await {
+            Ok(answer) if args.json => writeln!(out, "{}", object(path, &answer))?,
+            Ok(answer) => writeln!(out, "{}", line(path, &answer))?,
+            Err(error) => {
+                failed += 1;
+                eprintln!("semlink: {}: {error}", path.display());
+                if args.json {
+                    writeln!(out, "{}", json!({ "image": path.display().to_string(), "error": error }))?;
+                }
+            }
+        }
+    }
+    ensure!(failed == 0, "{failed} of {} images failed", args.images.len());
+    Ok(())
+}
+
+async fn classify(
+    transmitter: &mut TransmitterClient<Channel>,
+    url: &str,
+    id: u64,
+    path: &Path,
+) -> Result<ClassifyResponse, String> {
+    let image = std::fs::read(path).map_err(|error| error.to_string())?;
+    let request = ClassifyRequest { id, image: image.into(), ..Default::default() };
+    match transmitter.classify(request).await {
+        Ok(answer) => Ok(answer.into_inner()),
+        // What is wrong with this image, not with the service.
+        Err(status) if status.code() == Code::InvalidArgument => Err(status.message().to_owned()),
+        Err(status) => Err(client::failed(url, &status).to_string()),
+    }
+}
+
+fn line(path: &Path, answer: &ClassifyResponse) -> String {
+    let decision = answer.decision.clone().unwrap_or_default();
+    let link = answer.link.unwrap_or_default();
+    let snr = link.snr_db_estimated.map_or_else(String::new, |db| format!(", {db:.1} dB"));
+    format!(
+        "{}: {} ({:.1} %), k = {}{snr}, {:.1} ms",
+        path.display(),
+        decision.label,
+        100.0 * decision.confidence,
+        link.uses,
+        milliseconds(answer)
+    )
+}
+
+fn object(path: &Path, answer: &ClassifyResponse) -> serde_json::Value {
+    let decision = answer.decision.clone().unwrap_or_default();
+    let link = answer.link.unwrap_or_default();
+    json!({
+        "image": path.display().to_string(),
+        "index": decision.index,
+        "label": decision.label,
+        "confidence": decision.confidence,
+        "k": link.uses,
+        "pilots": link.pilots,
+        "bandwidth_ratio": link.bandwidth_ratio,
+        "snr_db_measured": link.snr_db_estimated,
+        "milliseconds": milliseconds(answer),
+    })
+}
+
+/// From the image's arrival at the transmitter to its decision; the link's time includes decoding.
+fn milliseconds(answer: &ClassifyResponse) -> f64 {
+    let timings = answer.link.and_then(|link| link.timings).unwrap_or_default();
+    (timings.prepare_us + timings.encode_us + timings.link_us) as f64 / 1e3
+}
