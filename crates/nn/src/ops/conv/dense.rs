@@ -5,6 +5,8 @@
 //! output gradient with transposed weights, one pass for each of the stride x stride phases of the input grid, so that strided
 //! convolutions waste nothing. [`WeightGradient`] is the third product: dw[t, c, :] = sum over p of x[p + t, c] x dy[p, :].
 
+#![allow(clippy::needless_range_loop, reason = "constant indices keep the accumulators in registers")]
+
 use std::{cell::RefCell, ops::Range};
 
 use rayon::prelude::*;
