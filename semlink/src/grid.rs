@@ -1,107 +1,96 @@
-//! What a sweep goes through.
+//! The SNRs of a sweep, as they are written on the command line.
 
+use std::fmt;
 use std::str::FromStr;
 
-use semlink_channel::{ChannelKind, SnrDb};
+use semlink_channel::SnrDb;
 
-/// Points that one sweep may have for each channel.
-const MOST: usize = 1000;
+/// Points that one range may have: a slip such as a step of 1e-6 is refused before it fills memory.
+const MOST_POINTS: usize = 10_000;
 
-/// SNR values: a list `-10,0,10` or a range `FROM:TO:STEP`, both ends included.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SnrGrid(pub Vec<SnrDb>);
+/// SNRs in dB in the order of the sweep, at least one: a list `-10,0,10` or a range `A:B:STEP` with both ends.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SnrGrid(Vec<SnrDb>);
+
+impl SnrGrid {
+    /// The SNRs, in order.
+    pub(crate) fn points(&self) -> &[SnrDb] {
+        &self.0
+    }
+}
 
 impl FromStr for SnrGrid {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = |part: &str| part.trim().parse::<f32>().map_err(|_| format!("{part:?} is no number"));
-        let values = match text.split(':').collect::<Vec<_>>().as_slice() {
-            [_] => text.split(',').map(number).collect::<Result<Vec<_>, _>>()?,
-            [from, to, step] => range(number(from)?, number(to)?, number(step)?)?,
-            _ => return Err("expected a list such as -10,0,10 or a range FROM:TO:STEP".into()),
+    fn from_str(text: &str) -> Result<SnrGrid, String> {
+        let points = match text.split(':').collect::<Vec<_>>()[..] {
+            [list] => list.split(',').map(number).collect::<Result<Vec<f64>, _>>()?,
+            [first, last, step] => range(number(first)?, number(last)?, number(step)?)?,
+            _ => {
+                return Err(format!(
+                    "{text:?} is neither a list such as -10,0,10 nor a range A:B:STEP such as -10:20:5"
+                ));
+            }
         };
-        let values = values.into_iter().map(|snr| SnrDb::try_new(snr).map_err(|error| error.to_string()));
-        values.collect::<Result<_, _>>().map(Self)
-    }
-}
-
-fn range(from: f32, to: f32, step: f32) -> Result<Vec<f32>, String> {
-    // Written so that NaN is refused as well.
-    if !(step > 0.0 && to >= from) {
-        return Err(format!(
-            "{from}:{to}:{step} is no range, expected FROM:TO:STEP with FROM at most TO and STEP above 0"
-        ));
-    }
-    let count = ((to - from) / step + 1e-3).floor();
-    if count >= MOST as f32 {
-        return Err(format!("{from}:{to}:{step} has more than {MOST} points"));
-    }
-    Ok((0..=count as usize).map(|i| from + i as f32 * step).collect())
-}
-
-/// Channel kinds, separated by commas.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Kinds(pub Vec<ChannelKind>);
-
-impl FromStr for Kinds {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.split(',')
-            .map(|kind| kind.trim().parse().map_err(|e: semlink_channel::Error| e.to_string()))
+        // Rounded to f32 here, once: all that follows computes with what is printed.
+        points
+            .into_iter()
+            .map(|db| SnrDb::try_new(db as f32).map_err(|e| e.to_string()))
             .collect::<Result<_, _>>()
-            .map(Self)
+            .map(SnrGrid)
     }
 }
 
-/// Channel uses of each image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rate {
-    /// As the transmitter chooses.
-    Auto,
-    /// This number.
-    Fixed(u32),
+impl fmt::Display for SnrGrid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let points: Vec<String> = self.0.iter().map(|snr| snr.db().to_string()).collect();
+        f.write_str(&points.join(","))
+    }
 }
 
-impl FromStr for Rate {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.parse()) {
-            ("auto", _) => Ok(Self::Auto),
-            (_, Ok(uses)) if uses > 0 => Ok(Self::Fixed(uses)),
-            _ => Err(format!("{text:?}, expected auto or a number of channel uses")),
-        }
+fn number(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err(format!("{text:?} is no SNR in dB, expected a finite number")),
     }
+}
+
+fn range(first: f64, last: f64, step: f64) -> Result<Vec<f64>, String> {
+    if step == 0.0 || (last - first) * step < 0.0 {
+        return Err(format!("a step of {step} dB does not lead from {first} to {last}"));
+    }
+    // A step such as 0.1 has no exact binary form: the last point counts when it is missed by rounding alone.
+    let steps = ((last - first) / step + 1e-9).floor();
+    if steps >= MOST_POINTS as f64 {
+        return Err(format!("{first}:{last}:{step} has more than {MOST_POINTS} points"));
+    }
+    Ok((0..=steps as usize).map(|i| first + i as f64 * step).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn values(text: &str) -> Vec<f32> {
-        text.parse::<SnrGrid>().unwrap().0.iter().map(|snr| snr.db()).collect()
+    fn db(text: &str) -> Vec<f32> {
+        text.parse::<SnrGrid>().unwrap().points().iter().map(|snr| snr.db()).collect()
     }
 
     #[test]
     fn lists_and_ranges() {
-        assert_eq!(values("-10, 0,2.5"), [-10.0, 0.0, 2.5]);
-        assert_eq!(values("-10:20:5"), [-10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0]);
-        assert_eq!(values("0:1:0.1").len(), 11);
-        assert_eq!(values("3:3:1"), [3.0]);
+        assert_eq!(db("-10:20:5"), [-10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0]);
+        assert_eq!(db("20:10:-5"), [20.0, 15.0, 10.0]);
+        assert_eq!(db("0:1:0.1").len(), 11);
+        assert_eq!(db("0:9:5"), [0.0, 5.0]);
+        assert_eq!(db("3:3:1"), [3.0]);
+        assert_eq!(db("-3, 0,7.5"), [-3.0, 0.0, 7.5]);
     }
 
     #[test]
     fn what_is_no_grid_is_refused() {
         for text in
-            ["", "a", "1:2", "1:2:0", "2:1:1", "1:2:-1", "NaN", "inf", "101", "-61", "0:10:NaN", "0:100:0.0001", "1,,2"]
+            ["", "nan", "0,inf", "1,,2", "0:10", "0:10:0", "0:10:-1", "0:1:1e-7", "0:10:5:1", "-61", "0,100.5", "ten"]
         {
-            assert!(text.parse::<SnrGrid>().is_err(), "{text}");
-        }
-        assert!("awgn,fog".parse::<Kinds>().is_err());
-        for text in ["0", "-3", "fast", ""] {
-            assert!(text.parse::<Rate>().is_err(), "{text}");
+            assert!(text.parse::<SnrGrid>().is_err(), "{text:?}");
         }
     }
 }
