@@ -13,7 +13,10 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(version, about = "Side-by-side measurements against peers; each writes its rows of bench/results/TOPIC.json.")]
+#[command(
+    version,
+    about = "Side-by-side measurements against peers; each writes its rows of bench/results/TOPIC.json."
+)]
 struct Cli {
     /// The interpreter that has the peers' packages.
     #[arg(long, global = true, env = "SEMLINK_BENCH_PYTHON", default_value = "python3")]

@@ -19,7 +19,8 @@ const TOPIC: &str = "link";
 const TURNS: usize = 3;
 
 fn row(what: &str, value: f64, unit: &str, better: &str, must: Value, aim: Value, command: &str) -> Row {
-    let (unit, better, command) = (unit.into(), better.into(), format!("cargo run --release -p semlink-bench -- {command}"));
+    let (unit, better, command) =
+        (unit.into(), better.into(), format!("cargo run --release -p semlink-bench -- {command}"));
     Row { what: what.into(), value: Some(value), unit, better, must, aim, peer: None, command, note: String::new() }
 }
 
@@ -45,13 +46,17 @@ fn median_ms(rounds: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> 
 /// Runs a Python peer, which prints a JSON object.
 fn peer(python: &Path, script: &str, arguments: &[String]) -> Result<Value> {
     let script = root().join("bench/peers").join(script);
-    let output = Command::new(python).arg(&script).args(arguments).output().with_context(|| format!("{}", python.display()))?;
+    let output =
+        Command::new(python).arg(&script).args(arguments).output().with_context(|| format!("{}", python.display()))?;
     ensure!(output.status.success(), "{}: {}", script.display(), String::from_utf8_lossy(&output.stderr));
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 /// Ours and the peer in turn: median ratio, our and the peer's median times, and the peer's answer.
-fn ratio(mut ours: impl FnMut() -> Result<f64>, mut peer: impl FnMut() -> Result<Value>) -> Result<(f64, f64, f64, Value)> {
+fn ratio(
+    mut ours: impl FnMut() -> Result<f64>,
+    mut peer: impl FnMut() -> Result<Value>,
+) -> Result<(f64, f64, f64, Value)> {
     let (mut a, mut b, mut ratios, mut last) = (Vec::new(), Vec::new(), Vec::new(), Value::Null);
     for _ in 0..TURNS {
         let time = ours()?;
@@ -73,8 +78,10 @@ pub(crate) fn train(python: &Path) -> Result<()> {
     runtime::init(Some(2))?;
     let mut rows = Vec::new();
     let network = |stem: usize, stages: &[(usize, usize, usize)]| {
-        let stages: Vec<_> =
-            stages.iter().map(|(channels, blocks, stride)| json!({"channels": channels, "blocks": blocks, "stride": stride})).collect();
+        let stages: Vec<_> = stages
+            .iter()
+            .map(|(channels, blocks, stride)| json!({"channels": channels, "blocks": blocks, "stride": stride}))
+            .collect();
         json!({"stem": stem, "stages": stages, "features": 128})
     };
     let networks = [
@@ -89,7 +96,11 @@ pub(crate) fn train(python: &Path) -> Result<()> {
             || runtime::on_pool(|| median_ms(rounds, || step.run())),
             || peer(python, "torch_peer.py", &["2".into(), rounds.to_string(), task.to_string()]),
         )?;
-        ensure!(answer["params"] == json!(params), "the peer's network has {} parameters, ours {params}", answer["params"]);
+        ensure!(
+            answer["params"] == json!(params),
+            "the peer's network has {} parameters, ours {params}",
+            answer["params"]
+        );
         let what = format!("training step, residual network of {size} parameters, over PyTorch");
         let mut row = row(&what, ratio, "ratio", "lower", json!(1.5), json!(1.0), "train");
         row.peer = answer["peer"].as_str().map(str::to_owned);
@@ -99,13 +110,22 @@ pub(crate) fn train(python: &Path) -> Result<()> {
     for kind in ["depthwise", "batch_norm"] {
         let x = Var::from_tensor(&pixels(&[64, 28, 28, 32])?)?;
         let filter = Var::from_tensor(&pixels(&[3, 3, 1, 32])?)?;
-        let (gamma, beta) = (Var::ones(32, candle_core::DType::F32, &Device::Cpu)?, Var::zeros(32, candle_core::DType::F32, &Device::Cpu)?);
+        let (gamma, beta) = (
+            Var::ones(32, candle_core::DType::F32, &Device::Cpu)?,
+            Var::zeros(32, candle_core::DType::F32, &Device::Cpu)?,
+        );
         let spec = ops::Conv2dSpec { padding: 1, groups: 32, ..Default::default() };
         let run = || -> Result<()> {
             let y = if kind == "depthwise" {
                 ops::conv2d(x.as_tensor(), filter.as_tensor(), spec)?
             } else {
-                ops::batch_norm_train(x.as_tensor(), Some((gamma.as_tensor(), beta.as_tensor())), 1e-5, Activation::Identity)?.0
+                ops::batch_norm_train(
+                    x.as_tensor(),
+                    Some((gamma.as_tensor(), beta.as_tensor())),
+                    1e-5,
+                    Activation::Identity,
+                )?
+                .0
             };
             // From a gradient of ones, as on the other side.
             y.backward()?;
@@ -117,7 +137,15 @@ pub(crate) fn train(python: &Path) -> Result<()> {
             || peer(python, "torch_peer.py", &["2".into(), "50".into(), task.to_string()]),
         )?;
         let name = if kind == "depthwise" { "depthwise 3x3" } else { "batch-norm" };
-        let mut row = row(&format!("{name}, forward + backward, over PyTorch"), ratio, "ratio", "lower", json!(1.5), json!(0.8), "train");
+        let mut row = row(
+            &format!("{name}, forward + backward, over PyTorch"),
+            ratio,
+            "ratio",
+            "lower",
+            json!(1.5),
+            json!(0.8),
+            "train",
+        );
         row.peer = answer["peer"].as_str().map(str::to_owned);
         row.note = format!("{ours:.2} ms against {theirs:.2} ms; batch 64, 28x28x32, 2 threads");
         rows.push(row);
@@ -189,7 +217,15 @@ pub(crate) fn encoder(python: &Path) -> Result<()> {
     if features.len() != theirs_features.len() || apart > 1e-3 {
         bail!("the two networks differ by {apart}: they are not the same");
     }
-    let mut row = row("student encoder, batch 1, one thread, over ONNX Runtime", ratio, "ratio", "lower", json!(2.5), json!(1.0), "encoder");
+    let mut row = row(
+        "student encoder, batch 1, one thread, over ONNX Runtime",
+        ratio,
+        "ratio",
+        "lower",
+        json!(2.5),
+        json!(1.0),
+        "encoder",
+    );
     row.peer = answer["peer"].as_str().map(str::to_owned);
     row.note = format!("{:.0} us against {:.0} us; features agree within {apart:.1e}", ours * 1e3, theirs * 1e3);
     record(TOPIC, vec![row])
@@ -209,7 +245,8 @@ pub(crate) fn demo() -> Result<()> {
     let points = sweep["points"].as_array().context("sweep.json has no points")?;
     let rates: Vec<f64> = points.iter().filter_map(|p| p["images_per_second"].as_f64()).collect();
     ensure!(!rates.is_empty(), "sweep.json has no rates");
-    let mut time = row("semlink demo after the build, 1,000 images x 7 SNRs", seconds, "s", "lower", json!(60), json!(10), "demo");
+    let mut time =
+        row("semlink demo after the build, 1,000 images x 7 SNRs", seconds, "s", "lower", json!(60), json!(10), "demo");
     time.note = "whole process, AWGN, k = 64".into();
     let rate = median(rates);
     let what = "images per second through all three services on loopback, 2 cores, streamed";
@@ -232,8 +269,24 @@ pub(crate) fn evaluate(run: &Path) -> Result<()> {
     let interval = |network: &Value| format!("95 % interval {} to {}", network["ci95"][0], network["ci95"][1]);
     let mut rows = vec![
         row("teacher, test accuracy", 100.0 * top, "%", "higher", json!(93.5), json!(95), evaluate),
-        row("teacher's parameters over the student's", teacher_params / params, "ratio", "higher", json!(25), json!(25), evaluate),
-        row("student, test accuracy over the teacher's", 100.0 * clean / top, "%", "higher", json!(97.5), json!(99), evaluate),
+        row(
+            "teacher's parameters over the student's",
+            teacher_params / params,
+            "ratio",
+            "higher",
+            json!(25),
+            json!(25),
+            evaluate,
+        ),
+        row(
+            "student, test accuracy over the teacher's",
+            100.0 * clean / top,
+            "%",
+            "higher",
+            json!(97.5),
+            json!(99),
+            evaluate,
+        ),
     ];
     rows[0].note = format!("{teacher_params} parameters, 10,000 images, {}", interval(teacher));
     rows[1].note = format!("{params} parameters in the student, {} MACs", student["macs"]);
@@ -242,18 +295,26 @@ pub(crate) fn evaluate(run: &Path) -> Result<()> {
     for (channel, snr_db, must, aim) in
         [("awgn", 10.0, 0.5, 0.2), ("awgn", 0.0, 1.0, 0.3), ("awgn", -10.0, 6.0, 3.0), ("rayleigh", 10.0, 2.0, 0.7)]
     {
-        let point = points.iter().find(|p| p["channel"] == channel && p["snr_db"].as_f64() == Some(snr_db) && p["k"] == 64);
+        let point =
+            points.iter().find(|p| p["channel"] == channel && p["snr_db"].as_f64() == Some(snr_db) && p["k"] == 64);
         let what = format!("k = 64, {channel}, {snr_db} dB: below clean accuracy");
         let Some(point) = point else { bail!("report.json has no point for {what}") };
         let accuracy = number(&point["accuracy"])?;
         let mut row = row(&what, 100.0 * (clean - accuracy), "points", "lower", json!(must), json!(aim), evaluate);
         let percent = |value: &Value| 100.0 * value.as_f64().unwrap_or(f64::NAN);
         let (low, high, limit) = (percent(&point["ci95"][0]), percent(&point["ci95"][1]), percent(&point["limit"]));
-        row.note = format!("{:.2} % ({low:.2} to {high:.2}), limit {limit:.2} %, {} frames", 100.0 * accuracy, point["images"]);
+        row.note = format!(
+            "{:.2} % ({low:.2} to {high:.2}), limit {limit:.2} %, {} frames",
+            100.0 * accuracy,
+            point["images"]
+        );
         rows.push(row);
     }
     let stages = ["teacher", "cache", "distill", "robust", "evaluate"];
-    let seconds = stages.iter().map(|stage| number(&read(&format!("{stage}.done.json"))?["seconds"])).collect::<Result<Vec<_>>>()?;
+    let seconds = stages
+        .iter()
+        .map(|stage| number(&read(&format!("{stage}.done.json"))?["seconds"]))
+        .collect::<Result<Vec<_>>>()?;
     let hours = seconds.iter().sum::<f64>() / 3600.0;
     let mut whole = row("the whole recipe from nothing on 2 cores", hours, "h", "lower", json!(3), json!(1), evaluate);
     let each: Vec<_> = stages.iter().zip(&seconds).map(|(stage, s)| format!("{stage} {s:.0} s")).collect();

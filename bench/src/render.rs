@@ -34,7 +34,11 @@ pub(crate) fn render() -> Result<()> {
         }
         let mut commands: Vec<_> = results.rows.iter().map(|row| row.command.as_str()).collect();
         commands.dedup();
-        writeln!(page, "\nCommands, in the order of the rows: {}.", commands.iter().map(|c| format!("`{c}`")).collect::<Vec<_>>().join(", "))?;
+        writeln!(
+            page,
+            "\nCommands, in the order of the rows: {}.",
+            commands.iter().map(|c| format!("`{c}`")).collect::<Vec<_>>().join(", ")
+        )?;
     }
     let path = root().join("docs/RESULTS.md");
     fs::write(&path, page)?;

@@ -71,7 +71,9 @@ pub(crate) fn record(topic: &str, rows: Vec<Row>) -> Result<()> {
 
 fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_owned()));
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_owned()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let wide = if info.contains(" avx512f ") { ", AVX-512" } else { "" };
     format!("{cores} cores of {}{wide}, shared", model.unwrap_or_else(|| "an unknown CPU".into()))

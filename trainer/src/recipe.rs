@@ -193,9 +193,8 @@ impl Recipe {
         let classes = self.classes();
         check((2..=256).contains(&classes), format!("data.labels has {classes} entries, expected 2 to 256"));
         check(self.data.validation > 0, "data.validation = 0, expected at least 1 image".into());
-        for (name, smoothing) in [("teacher.label_smoothing", self.teacher.label_smoothing)] {
-            check((0.0..1.0).contains(&smoothing), format!("{name} = {smoothing}, expected 0 to below 1"));
-        }
+        let smoothing = self.teacher.label_smoothing;
+        check((0.0..1.0).contains(&smoothing), format!("teacher.label_smoothing = {smoothing}, expected 0 to below 1"));
         check((1..=64).contains(&self.cache.views), format!("cache.views = {}, expected 1 to 64", self.cache.views));
         let (teacher, student) = (self.teacher.network.features, self.student.network.features);
         check(

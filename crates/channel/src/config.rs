@@ -38,29 +38,17 @@ pub struct Applied {
 impl ChannelConfig {
     /// Noise alone.
     pub fn awgn(snr: SnrDb) -> ChannelConfig {
-        ChannelConfig {
-            kind: ChannelKind::Awgn,
-            snr,
-            k_factor: RicianK::default(),
-            coherence: 0,
-        }
+        ChannelConfig { kind: ChannelKind::Awgn, snr, k_factor: RicianK::default(), coherence: 0 }
     }
 
     /// Rayleigh fading, one coefficient per frame.
     pub fn rayleigh(snr: SnrDb) -> ChannelConfig {
-        ChannelConfig {
-            kind: ChannelKind::Rayleigh,
-            ..ChannelConfig::awgn(snr)
-        }
+        ChannelConfig { kind: ChannelKind::Rayleigh, ..ChannelConfig::awgn(snr) }
     }
 
     /// Rician fading, one coefficient per frame.
     pub fn rician(snr: SnrDb, k_factor: RicianK) -> ChannelConfig {
-        ChannelConfig {
-            kind: ChannelKind::Rician,
-            k_factor,
-            ..ChannelConfig::awgn(snr)
-        }
+        ChannelConfig { kind: ChannelKind::Rician, k_factor, ..ChannelConfig::awgn(snr) }
     }
 
     /// Draws the fading of a frame of `symbols` symbols.
@@ -79,16 +67,11 @@ impl ChannelConfig {
             ChannelKind::Rayleigh | ChannelKind::Rician => self.coherence,
         };
         state.h.clear();
-        state
-            .h
-            .resize(blocks(symbols, state.coherence), Complex32::ZERO);
+        state.h.resize(blocks(symbols, state.coherence), Complex32::ZERO);
         match self.kind {
             ChannelKind::Awgn => Awgn.fill(key, &mut state.h),
             ChannelKind::Rayleigh => Rayleigh.fill(key, &mut state.h),
-            ChannelKind::Rician => Rician {
-                k_factor: self.k_factor,
-            }
-            .fill(key, &mut state.h),
+            ChannelKind::Rician => Rician { k_factor: self.k_factor }.fill(key, &mut state.h),
         }
     }
 
@@ -98,19 +81,11 @@ impl ChannelConfig {
     pub fn apply(&self, key: FrameKey, symbols: &mut [Complex32]) -> Applied {
         let mut state = self.empty_state();
         let snr_db_realised = self.apply_into(key, symbols, &mut state);
-        Applied {
-            state,
-            snr_db_realised,
-        }
+        Applied { state, snr_db_realised }
     }
 
     /// [`ChannelConfig::apply`] with a state whose memory is used again; returns the realised SNR in dB.
-    pub fn apply_into(
-        &self,
-        key: FrameKey,
-        symbols: &mut [Complex32],
-        state: &mut ChannelState,
-    ) -> f32 {
+    pub fn apply_into(&self, key: FrameKey, symbols: &mut [Complex32], state: &mut ChannelState) -> f32 {
         self.draw_into(key, symbols.len(), state);
         let mut source = Source::new(key, state.noise_var);
         let (mut signal_power, mut noise_power) = (0f64, 0f64);
@@ -128,11 +103,6 @@ impl ChannelConfig {
     }
 
     fn empty_state(&self) -> ChannelState {
-        ChannelState {
-            kind: self.kind,
-            h: Vec::new(),
-            coherence: 0,
-            noise_var: self.snr.noise_var(),
-        }
+        ChannelState { kind: self.kind, h: Vec::new(), coherence: 0, noise_var: self.snr.noise_var() }
     }
 }

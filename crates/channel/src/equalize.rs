@@ -28,10 +28,7 @@ pub struct Equalized {
 /// # Errors
 /// Those of [`ChannelState::validate`], and [`Error::NonFinite`] when a received symbol is not finite or too large to be equalised.
 pub fn mmse(y: &[Complex32], state: &ChannelState) -> Result<Equalized> {
-    let mut equalized = Equalized {
-        symbols: y.to_vec(),
-        noise_var: vec![0.0; y.len()],
-    };
+    let mut equalized = Equalized { symbols: y.to_vec(), noise_var: vec![0.0; y.len()] };
     mmse_in_place(&mut equalized.symbols, state, &mut equalized.noise_var)?;
     Ok(equalized)
 }
@@ -40,24 +37,13 @@ pub fn mmse(y: &[Complex32], state: &ChannelState) -> Result<Equalized> {
 ///
 /// # Errors
 /// Those of [`mmse`], and [`Error::Length`] when `noise_var` has another length than `symbols`. The contents are then unspecified.
-pub fn mmse_in_place(
-    symbols: &mut [Complex32],
-    state: &ChannelState,
-    noise_var: &mut [f32],
-) -> Result<()> {
+pub fn mmse_in_place(symbols: &mut [Complex32], state: &ChannelState, noise_var: &mut [f32]) -> Result<()> {
     state.validate(symbols.len())?;
     if noise_var.len() != symbols.len() {
-        return Err(Error::Length {
-            field: "noise_var",
-            actual: noise_var.len(),
-            expected: symbols.len(),
-        });
+        return Err(Error::Length { field: "noise_var", actual: noise_var.len(), expected: symbols.len() });
     }
     let len = block_len(symbols.len(), state.coherence);
-    let blocks = symbols
-        .chunks_mut(len)
-        .zip(noise_var.chunks_mut(len))
-        .zip(&state.h);
+    let blocks = symbols.chunks_mut(len).zip(noise_var.chunks_mut(len)).zip(&state.h);
     for (number, ((block, errors), h)) in blocks.enumerate() {
         let total = h.norm_sqr() + state.noise_var;
         let tap = h.conj() / total;
@@ -66,11 +52,7 @@ pub fn mmse_in_place(
             let estimate = tap * *symbol;
             if !estimate.is_finite() {
                 let (index, value) = (number * len + offset, symbol.to_string());
-                return Err(Error::NonFinite {
-                    field: "received symbols",
-                    index,
-                    value,
-                });
+                return Err(Error::NonFinite { field: "received symbols", index, value });
             }
             *symbol = estimate;
         }

@@ -28,18 +28,11 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Complex32>> {
         return Err(Error::PartialSymbol { bytes: bytes.len() });
     }
     let symbol = |(index, &[a, b, c, d, e, f, g, h]): (usize, &[u8; SYMBOL_BYTES])| {
-        let symbol = Complex32::new(
-            f32::from_le_bytes([a, b, c, d]),
-            f32::from_le_bytes([e, f, g, h]),
-        );
+        let symbol = Complex32::new(f32::from_le_bytes([a, b, c, d]), f32::from_le_bytes([e, f, g, h]));
         if symbol.is_finite() {
             Ok(symbol)
         } else {
-            Err(Error::NonFinite {
-                field: "iq",
-                index,
-                value: symbol.to_string(),
-            })
+            Err(Error::NonFinite { field: "iq", index, value: symbol.to_string() })
         }
     };
     pairs.iter().enumerate().map(symbol).collect()

@@ -37,10 +37,7 @@ impl FrameKey {
     /// A fresh generator at the start of one of the frame's substreams.
     pub fn generator(&self, substream: Substream) -> ChaCha8Rng {
         let mut key = [0; 32];
-        for (bytes, word) in
-            key.chunks_exact_mut(8)
-                .zip([self.seed, self.link, self.stream, self.frame])
-        {
+        for (bytes, word) in key.chunks_exact_mut(8).zip([self.seed, self.link, self.stream, self.frame]) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
         let mut generator = ChaCha8Rng::from_seed(key);

@@ -30,19 +30,10 @@ struct Node {
 ///
 /// # Errors
 /// [`Error::OutOfRange`] for `clean_accuracy` outside [0, 1] or `classes` outside [2, 10000].
-pub fn accuracy(
-    clean_accuracy: f64,
-    classes: usize,
-    channel: &ChannelConfig,
-    uses: ChannelUses,
-) -> Result<f64> {
+pub fn accuracy(clean_accuracy: f64, classes: usize, channel: &ChannelConfig, uses: ChannelUses) -> Result<f64> {
     if !(0.0..=1.0).contains(&clean_accuracy) {
         let value = clean_accuracy.to_string();
-        return Err(Error::OutOfRange {
-            field: "clean_accuracy",
-            value,
-            range: "in [0, 1]",
-        });
+        return Err(Error::OutOfRange { field: "clean_accuracy", value, range: "in [0, 1]" });
     }
     let p = detection(classes, channel, uses)?;
     Ok(clean_accuracy * p + (1.0 - clean_accuracy) * (1.0 - p) / (classes - 1) as f64)
@@ -56,11 +47,7 @@ pub fn accuracy(
 pub fn detection(classes: usize, channel: &ChannelConfig, uses: ChannelUses) -> Result<f64> {
     if !(2..=10_000).contains(&classes) {
         let value = classes.to_string();
-        return Err(Error::OutOfRange {
-            field: "classes",
-            value,
-            range: "in [2, 10000]",
-        });
+        return Err(Error::OutOfRange { field: "classes", value, range: "in [2, 10000]" });
     }
     let m = classes as f64;
     let snr = 10f64.powf(f64::from(channel.snr.db()) / 10.0);
@@ -73,18 +60,11 @@ pub fn detection(classes: usize, channel: &ChannelConfig, uses: ChannelUses) -> 
         ChannelKind::Rayleigh => 0.0,
         ChannelKind::Rician => f64::from(channel.k_factor.linear()),
     };
-    let coherence = if channel.coherence == 0 {
-        uses.get()
-    } else {
-        channel.coherence.min(uses.get())
-    };
+    let coherence = if channel.coherence == 0 { uses.get() } else { channel.coherence.min(uses.get()) };
     let (blocks, rest) = (uses.get() / coherence, uses.get() % coherence);
     let full = gain_nodes(k_factor, blocks);
     if rest == 0 {
-        return Ok(full
-            .iter()
-            .map(|node| node.weight * correct(node.gain))
-            .sum());
+        return Ok(full.iter().map(|node| node.weight * correct(node.gain)).sum());
     }
     // A last block that is shorter: two independent gains, weighed by their shares of the frame.
     let share = rest as f64 / uses.get() as f64;
@@ -126,10 +106,7 @@ fn gain_nodes(k_factor: f64, blocks: usize) -> Vec<Node> {
         // Skewness is of the order of `std`, so the normal law is good to about std^4 < 1e-6 here.
         let node = |i: i32| {
             let z = 0.1 * f64::from(i);
-            Node {
-                gain: 1.0 + std * z,
-                weight: (-0.5 * z * z).exp(),
-            }
+            Node { gain: 1.0 + std * z, weight: (-0.5 * z * z).exp() }
         };
         return weigh((-60..=60).map(node).collect());
     }
@@ -144,16 +121,10 @@ fn gain_nodes(k_factor: f64, blocks: usize) -> Vec<Node> {
         .map(|i| {
             let gain = (low + i as f64 * step).exp();
             let y = b * (1.0 + k_factor) * gain;
-            Node {
-                gain,
-                weight: b * y.ln() - y + ln_series(b * k_factor * y, b),
-            }
+            Node { gain, weight: b * y.ln() - y + ln_series(b * k_factor * y, b) }
         })
         .collect();
-    let peak = nodes
-        .iter()
-        .map(|node| node.weight)
-        .fold(f64::MIN, f64::max);
+    let peak = nodes.iter().map(|node| node.weight).fold(f64::MIN, f64::max);
     for node in &mut nodes {
         node.weight = (node.weight - peak).exp();
     }
@@ -207,9 +178,7 @@ impl Table {
         let low = gains().fold(f64::MAX, f64::min).ln();
         let high = gains().fold(f64::MIN, f64::max).ln();
         let points = ((high - low) / Self::STEP).ceil() as usize + 2;
-        let values = (0..points)
-            .map(|i| function((low + i as f64 * Self::STEP).exp()))
-            .collect();
+        let values = (0..points).map(|i| function((low + i as f64 * Self::STEP).exp())).collect();
         Table { low, values }
     }
 

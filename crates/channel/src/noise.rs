@@ -25,10 +25,7 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn new(key: FrameKey, noise_var: f32) -> Source {
-        Source {
-            generator: key.generator(Substream::Noise),
-            axis_std: (0.5 * noise_var).sqrt(),
-        }
+        Source { generator: key.generator(Substream::Noise), axis_std: (0.5 * noise_var).sqrt() }
     }
 
     #[inline]

@@ -28,18 +28,10 @@ impl ChannelState {
     pub fn validate(&self, symbols: usize) -> Result<()> {
         let expected = blocks(symbols, self.coherence);
         if self.h.len() != expected {
-            return Err(Error::Length {
-                field: "h",
-                actual: self.h.len(),
-                expected,
-            });
+            return Err(Error::Length { field: "h", actual: self.h.len(), expected });
         }
         if let Some(index) = self.h.iter().position(|h| !h.norm_sqr().is_finite()) {
-            return Err(Error::NonFinite {
-                field: "h",
-                index,
-                value: self.h[index].to_string(),
-            });
+            return Err(Error::NonFinite { field: "h", index, value: self.h[index].to_string() });
         }
         if !(self.noise_var > 0.0 && self.noise_var <= 1e12) {
             return Err(Error::OutOfRange {
@@ -59,18 +51,10 @@ impl ChannelState {
 
 /// Number of blocks of a frame; at least 1.
 pub(crate) fn blocks(symbols: usize, coherence: usize) -> usize {
-    if coherence == 0 {
-        1
-    } else {
-        symbols.div_ceil(coherence).max(1)
-    }
+    if coherence == 0 { 1 } else { symbols.div_ceil(coherence).max(1) }
 }
 
 /// Length of a block in symbols, at least 1: what to split a frame by.
 pub(crate) fn block_len(symbols: usize, coherence: usize) -> usize {
-    if coherence == 0 {
-        symbols.max(1)
-    } else {
-        coherence
-    }
+    if coherence == 0 { symbols.max(1) } else { coherence }
 }

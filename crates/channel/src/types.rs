@@ -122,11 +122,7 @@ impl ChannelUses {
 
 impl ChannelKind {
     /// Every kind, in order.
-    pub const ALL: [ChannelKind; 3] = [
-        ChannelKind::Awgn,
-        ChannelKind::Rayleigh,
-        ChannelKind::Rician,
-    ];
+    pub const ALL: [ChannelKind; 3] = [ChannelKind::Awgn, ChannelKind::Rayleigh, ChannelKind::Rician];
 
     /// The kind as text: `awgn`, `rayleigh` or `rician`.
     pub fn as_str(self) -> &'static str {
@@ -151,9 +147,7 @@ impl FromStr for ChannelKind {
         ChannelKind::ALL
             .into_iter()
             .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| Error::UnknownKind {
-                value: text.to_owned(),
-            })
+            .ok_or_else(|| Error::UnknownKind { value: text.to_owned() })
     }
 }
 
@@ -191,32 +185,10 @@ macro_rules! number {
     };
 }
 
-number!(
-    SnrDb,
-    f32,
-    SnrDb::try_new,
-    "snr_db",
-    "a number in [-60, 100] dB"
-);
-number!(
-    RicianK,
-    f32,
-    RicianK::try_new_db,
-    "k_factor_db",
-    "a number in [-40, 60] dB"
-);
-number!(
-    ChannelUses,
-    usize,
-    ChannelUses::try_new,
-    "uses",
-    "a whole number in [1, 65536]"
-);
+number!(SnrDb, f32, SnrDb::try_new, "snr_db", "a number in [-60, 100] dB");
+number!(RicianK, f32, RicianK::try_new_db, "k_factor_db", "a number in [-40, 60] dB");
+number!(ChannelUses, usize, ChannelUses::try_new, "uses", "a whole number in [1, 65536]");
 
 fn out_of_range(field: &'static str, value: impl ToString, range: &'static str) -> Error {
-    Error::OutOfRange {
-        field,
-        value: value.to_string(),
-        range,
-    }
+    Error::OutOfRange { field, value: value.to_string(), range }
 }

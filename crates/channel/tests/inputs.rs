@@ -2,8 +2,7 @@
 
 use proptest::prelude::*;
 use semlink_channel::{
-    ChannelConfig, ChannelKind, ChannelState, ChannelUses, Complex32, Error, RicianK, SnrDb,
-    equalize, iq, power,
+    ChannelConfig, ChannelKind, ChannelState, ChannelUses, Complex32, Error, RicianK, SnrDb, equalize, iq, power,
 };
 
 fn complex(part: impl Strategy<Value = f32> + Clone) -> impl Strategy<Value = Complex32> {
@@ -112,26 +111,11 @@ proptest! {
 #[test]
 fn errors_name_field_value_and_range() {
     let message = |error: Error| error.to_string();
-    assert_eq!(
-        message(SnrDb::try_new(100.5).unwrap_err()),
-        "snr_db is 100.5, must be in [-60, 100] dB"
-    );
-    assert_eq!(
-        message(SnrDb::try_new(f32::NAN).unwrap_err()),
-        "snr_db is NaN, must be in [-60, 100] dB"
-    );
-    assert_eq!(
-        message("ten".parse::<SnrDb>().unwrap_err()),
-        "snr_db is \"ten\", must be a number in [-60, 100] dB"
-    );
-    assert_eq!(
-        message(RicianK::try_new_db(-41.0).unwrap_err()),
-        "k_factor_db is -41, must be in [-40, 60] dB"
-    );
-    assert_eq!(
-        message(ChannelUses::try_new(0).unwrap_err()),
-        "uses is 0, must be in [1, 65536]"
-    );
+    assert_eq!(message(SnrDb::try_new(100.5).unwrap_err()), "snr_db is 100.5, must be in [-60, 100] dB");
+    assert_eq!(message(SnrDb::try_new(f32::NAN).unwrap_err()), "snr_db is NaN, must be in [-60, 100] dB");
+    assert_eq!(message("ten".parse::<SnrDb>().unwrap_err()), "snr_db is \"ten\", must be a number in [-60, 100] dB");
+    assert_eq!(message(RicianK::try_new_db(-41.0).unwrap_err()), "k_factor_db is -41, must be in [-40, 60] dB");
+    assert_eq!(message(ChannelUses::try_new(0).unwrap_err()), "uses is 0, must be in [1, 65536]");
     assert_eq!(
         message("-8".parse::<ChannelUses>().unwrap_err()),
         "uses is \"-8\", must be a whole number in [1, 65536]"
@@ -140,16 +124,10 @@ fn errors_name_field_value_and_range() {
         message("Fading".parse::<ChannelKind>().unwrap_err()),
         "channel kind is \"Fading\", must be awgn, rayleigh or rician"
     );
-    assert_eq!(
-        message(iq::decode(&[0; 12]).unwrap_err()),
-        "iq has 12 bytes, must be a multiple of 8 (cf32_le)"
-    );
+    assert_eq!(message(iq::decode(&[0; 12]).unwrap_err()), "iq has 12 bytes, must be a multiple of 8 (cf32_le)");
     let mut bytes = iq::encode(&[Complex32::ZERO; 3]);
     bytes[20..24].copy_from_slice(&f32::INFINITY.to_le_bytes());
-    assert_eq!(
-        message(iq::decode(&bytes).unwrap_err()),
-        "iq[2] is 0+infi, must be finite"
-    );
+    assert_eq!(message(iq::decode(&bytes).unwrap_err()), "iq[2] is 0+infi, must be finite");
 }
 
 #[test]
@@ -162,26 +140,15 @@ fn kinds_are_written_as_they_are_read() {
 
 #[test]
 fn config_reads_text_and_refuses_what_is_wrong() {
-    let read =
-        |json: &str| serde_json::from_str::<ChannelConfig>(json).map_err(|error| error.to_string());
-    let config =
-        read(r#"{"kind": "rician", "snr_db": 7.5, "k_factor_db": 3, "coherence": 16}"#).unwrap();
+    let read = |json: &str| serde_json::from_str::<ChannelConfig>(json).map_err(|error| error.to_string());
+    let config = read(r#"{"kind": "rician", "snr_db": 7.5, "k_factor_db": 3, "coherence": 16}"#).unwrap();
     assert_eq!(config.snr.db(), 7.5);
-    assert_eq!(
-        serde_json::from_value::<ChannelConfig>(serde_json::to_value(config).unwrap()).unwrap(),
-        config
-    );
+    assert_eq!(serde_json::from_value::<ChannelConfig>(serde_json::to_value(config).unwrap()).unwrap(), config);
     let short = read(r#"{"kind": "awgn", "snr_db": 0}"#).unwrap();
     assert_eq!((short.k_factor.db(), short.coherence), (6.0, 0));
     for (json, part) in [
-        (
-            r#"{"kind": "awgn", "snr_db": 101}"#,
-            "snr_db is 101, must be in [-60, 100] dB",
-        ),
-        (
-            r#"{"kind": "awgn", "snr_db": 1, "k_factor_db": 99}"#,
-            "k_factor_db is 99",
-        ),
+        (r#"{"kind": "awgn", "snr_db": 101}"#, "snr_db is 101, must be in [-60, 100] dB"),
+        (r#"{"kind": "awgn", "snr_db": 1, "k_factor_db": 99}"#, "k_factor_db is 99"),
         (r#"{"kind": "awgn", "snr": 1}"#, "unknown field `snr`"),
         (r#"{"kind": "AWGN", "snr_db": 1}"#, "unknown variant `AWGN`"),
         (r#"{"kind": "awgn"}"#, "missing field `snr_db`"),
@@ -193,100 +160,38 @@ fn config_reads_text_and_refuses_what_is_wrong() {
 
 #[test]
 fn frames_that_cannot_be_normalised_are_refused_and_left_alone() {
-    assert_eq!(
-        power::normalize(&mut []),
-        Err(Error::ZeroPower { symbols: 0 })
-    );
-    assert_eq!(
-        power::normalize(&mut [Complex32::ZERO; 8]),
-        Err(Error::ZeroPower { symbols: 8 })
-    );
+    assert_eq!(power::normalize(&mut []), Err(Error::ZeroPower { symbols: 0 }));
+    assert_eq!(power::normalize(&mut [Complex32::ZERO; 8]), Err(Error::ZeroPower { symbols: 8 }));
     let mut symbols = [Complex32::new(1.0, 2.0), Complex32::new(f32::NAN, 0.0)];
-    assert!(matches!(
-        power::normalize(&mut symbols),
-        Err(Error::NonFinite {
-            field: "symbols",
-            index: 1,
-            ..
-        })
-    ));
+    assert!(matches!(power::normalize(&mut symbols), Err(Error::NonFinite { field: "symbols", index: 1, .. })));
     assert_eq!(symbols[0], Complex32::new(1.0, 2.0));
 }
 
 #[test]
 fn states_from_outside_are_checked() {
-    let good = ChannelState {
-        kind: ChannelKind::Rayleigh,
-        h: vec![Complex32::ONE; 3],
-        coherence: 4,
-        noise_var: 0.5,
-    };
+    let good = ChannelState { kind: ChannelKind::Rayleigh, h: vec![Complex32::ONE; 3], coherence: 4, noise_var: 0.5 };
     good.validate(9).unwrap();
     good.validate(12).unwrap();
+    assert_eq!(good.validate(13), Err(Error::Length { field: "h", actual: 3, expected: 4 }));
     assert_eq!(
-        good.validate(13),
-        Err(Error::Length {
-            field: "h",
-            actual: 3,
-            expected: 4
-        })
-    );
-    assert_eq!(
-        ChannelState {
-            coherence: 0,
-            ..good.clone()
-        }
-        .validate(9),
-        Err(Error::Length {
-            field: "h",
-            actual: 3,
-            expected: 1
-        })
+        ChannelState { coherence: 0, ..good.clone() }.validate(9),
+        Err(Error::Length { field: "h", actual: 3, expected: 1 })
     );
     for noise_var in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-        let state = ChannelState {
-            noise_var,
-            ..good.clone()
-        };
-        assert!(
-            matches!(
-                state.validate(9),
-                Err(Error::OutOfRange {
-                    field: "noise_var",
-                    ..
-                })
-            ),
-            "{noise_var}"
-        );
+        let state = ChannelState { noise_var, ..good.clone() };
+        assert!(matches!(state.validate(9), Err(Error::OutOfRange { field: "noise_var", .. })), "{noise_var}");
     }
     for bad in [f32::NAN, f32::INFINITY, f32::MAX] {
         let mut state = good.clone();
         state.h[1].im = bad;
-        assert!(
-            matches!(
-                state.validate(9),
-                Err(Error::NonFinite {
-                    field: "h",
-                    index: 1,
-                    ..
-                })
-            ),
-            "{bad}"
-        );
+        assert!(matches!(state.validate(9), Err(Error::NonFinite { field: "h", index: 1, .. })), "{bad}");
     }
     let mut errors = [0.0; 2];
     assert_eq!(
         equalize::mmse_in_place(&mut [Complex32::ONE; 9], &good, &mut errors),
-        Err(Error::Length {
-            field: "noise_var",
-            actual: 2,
-            expected: 9
-        })
+        Err(Error::Length { field: "noise_var", actual: 2, expected: 9 })
     );
     let mut y = [Complex32::ONE; 9];
     y[5].re = f32::NAN;
-    assert!(matches!(
-        equalize::mmse(&y, &good),
-        Err(Error::NonFinite { index: 5, .. })
-    ));
+    assert!(matches!(equalize::mmse(&y, &good), Err(Error::NonFinite { index: 5, .. })));
 }

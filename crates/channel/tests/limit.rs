@@ -49,10 +49,7 @@ fn table_of_ten_classes() {
     ];
     let check = |channel: ChannelConfig, k: usize, expected: f64| {
         let p = limit::detection(10, &channel, uses(k)).unwrap();
-        assert!(
-            (p - expected).abs() <= 0.0015,
-            "{channel:?}, k {k}: {p}, table {expected}"
-        );
+        assert!((p - expected).abs() <= 0.0015, "{channel:?}, k {k}: {p}, table {expected}");
     };
     for (k, row) in awgn {
         for (db, expected) in db.into_iter().zip(row) {
@@ -73,10 +70,7 @@ fn two_classes_over_awgn_are_antipodal() {
         for db in [-60.0, -20.0, -5.0, 0.0, 7.0, 100.0] {
             let p = limit::detection(2, &ChannelConfig::awgn(snr(db)), uses(k)).unwrap();
             let expected = 1.0 - q((2.0 * k as f64 * linear(db)).sqrt());
-            assert!(
-                (p - expected).abs() < 1e-7,
-                "k {k}, {db} dB: {p}, expected {expected}"
-            );
+            assert!((p - expected).abs() < 1e-7, "k {k}, {db} dB: {p}, expected {expected}");
         }
     }
 }
@@ -88,10 +82,7 @@ fn two_classes_over_rayleigh_have_the_textbook_error() {
         let s = 8.0 * linear(db);
         let p = limit::detection(2, &ChannelConfig::rayleigh(snr(db)), uses(8)).unwrap();
         let expected = 0.5 * (1.0 + (s / (1.0 + s)).sqrt());
-        assert!(
-            (p - expected).abs() < 1e-6,
-            "{db} dB: {p}, expected {expected}"
-        );
+        assert!((p - expected).abs() < 1e-6, "{db} dB: {p}, expected {expected}");
     }
 }
 
@@ -99,18 +90,7 @@ fn two_classes_over_rayleigh_have_the_textbook_error() {
 /// moment-generating functions (Simon and Alouini, *Digital Communication over Fading Channels*).
 #[test]
 fn two_classes_over_blocks_have_the_error_of_craigs_integral() {
-    let cases = [
-        (8, 0),
-        (8, 8),
-        (8, 4),
-        (64, 16),
-        (64, 1),
-        (10, 4),
-        (64, 48),
-        (256, 100),
-        (1_024, 1),
-        (3, 1_000),
-    ];
+    let cases = [(8, 0), (8, 8), (8, 4), (64, 16), (64, 1), (10, 4), (64, 48), (256, 100), (1_024, 1), (3, 1_000)];
     for (k, coherence) in cases {
         for k_factor_db in [-40.0, 0.0, 6.0, 15.0, 22.0, 30.0, 60.0] {
             for db in [-20.0, -10.0, -3.0, 5.0] {
@@ -120,10 +100,8 @@ fn two_classes_over_blocks_have_the_error_of_craigs_integral() {
                 };
                 let kf = linear(f64::from(k_factor_db));
                 let length = if coherence == 0 { k } else { coherence };
-                let blocks: Vec<f64> = (0..k)
-                    .step_by(length)
-                    .map(|start| length.min(k - start) as f64 * linear(db))
-                    .collect();
+                let blocks: Vec<f64> =
+                    (0..k).step_by(length).map(|start| length.min(k - start) as f64 * linear(db)).collect();
                 let expected = 1.0
                     - craig(|sin2| {
                         let ln_mgf = |snr: &f64| {
@@ -133,10 +111,7 @@ fn two_classes_over_blocks_have_the_error_of_craigs_integral() {
                         blocks.iter().map(ln_mgf).sum::<f64>().exp()
                     });
                 let p = limit::detection(2, &channel, uses(k)).unwrap();
-                assert!(
-                    (p - expected).abs() < 2e-5,
-                    "{channel:?}, k {k}: {p}, expected {expected}"
-                );
+                assert!((p - expected).abs() < 2e-5, "{channel:?}, k {k}: {p}, expected {expected}");
             }
         }
     }
@@ -169,39 +144,26 @@ fn agrees_with_a_simulation() {
         correct += usize::from(metric[1..].iter().all(|other| *other < metric[0]));
     }
     let simulated = correct as f64 / FRAMES as f64;
-    let channel = ChannelConfig {
-        coherence: BLOCK,
-        ..ChannelConfig::rician(snr(-8.0), RicianK::try_new_db(3.0).unwrap())
-    };
+    let channel =
+        ChannelConfig { coherence: BLOCK, ..ChannelConfig::rician(snr(-8.0), RicianK::try_new_db(3.0).unwrap()) };
     let p = limit::detection(CLASSES, &channel, uses(2 * BLOCK)).unwrap();
     // four standard errors
     let tolerance = 4.0 * (p * (1.0 - p) / FRAMES as f64).sqrt();
-    assert!(
-        (0.3..0.9).contains(&p) && (p - simulated).abs() < tolerance,
-        "{p}, simulated {simulated}"
-    );
+    assert!((0.3..0.9).contains(&p) && (p - simulated).abs() < tolerance, "{p}, simulated {simulated}");
 }
 
 #[test]
 fn many_classes_and_extremes() {
-    let p =
-        |classes, db, k| limit::detection(classes, &ChannelConfig::awgn(snr(db)), uses(k)).unwrap();
+    let p = |classes, db, k| limit::detection(classes, &ChannelConfig::awgn(snr(db)), uses(k)).unwrap();
     for classes in [2, 10, 100, 1_000, 10_000] {
         let m = classes as f64;
-        assert!(
-            (p(classes, -60.0, 1) * m - 1.0).abs() < 0.02 * m.ln(),
-            "guessing: {}",
-            p(classes, -60.0, 1)
-        );
+        assert!((p(classes, -60.0, 1) * m - 1.0).abs() < 0.02 * m.ln(), "guessing: {}", p(classes, -60.0, 1));
         assert!((p(classes, 100.0, 65_536) - 1.0).abs() < 1e-9);
         // The union bound: 1 - P <= (M-1) Q(d / sqrt 2) for orthogonal signals, tight at high SNR.
         let d = (2.0 * 64.0 * linear(-1.0) * m / (m - 1.0)).sqrt();
         let bound = (m - 1.0) * q(d / 2f64.sqrt());
         let error = 1.0 - p(classes, -1.0, 64);
-        assert!(
-            error <= bound + 1e-12 && error >= 0.9 * bound - 1e-12,
-            "{classes}: {error}, bound {bound}"
-        );
+        assert!(error <= bound + 1e-12 && error >= 0.9 * bound - 1e-12, "{classes}: {error}, bound {bound}");
     }
 }
 
@@ -216,16 +178,10 @@ fn accuracy_mixes_in_the_classifiers_own_errors() {
 
 #[test]
 fn refuses_impossible_arguments() {
-    let channel = ChannelConfig {
-        kind: ChannelKind::Awgn,
-        ..ChannelConfig::rayleigh(snr(0.0))
-    };
-    for (accuracy, classes, field) in [
-        (f64::NAN, 10, "clean_accuracy"),
-        (1.1, 10, "clean_accuracy"),
-        (0.5, 1, "classes"),
-        (0.5, 10_001, "classes"),
-    ] {
+    let channel = ChannelConfig { kind: ChannelKind::Awgn, ..ChannelConfig::rayleigh(snr(0.0)) };
+    for (accuracy, classes, field) in
+        [(f64::NAN, 10, "clean_accuracy"), (1.1, 10, "clean_accuracy"), (0.5, 1, "classes"), (0.5, 10_001, "classes")]
+    {
         match limit::accuracy(accuracy, classes, &channel, uses(8)) {
             Err(Error::OutOfRange { field: named, .. }) => assert_eq!(named, field),
             other => panic!("{accuracy}, {classes}: {other:?}"),

@@ -4,19 +4,13 @@
 use std::f64::consts::{FRAC_1_SQRT_2, TAU};
 
 use semlink_channel::{
-    ChannelConfig, ChannelKind, ChannelState, Complex32, FrameKey, RicianK, SnrDb, equalize, noise,
-    power,
+    ChannelConfig, ChannelKind, ChannelState, Complex32, FrameKey, RicianK, SnrDb, equalize, noise, power,
 };
 
 const SIGMAS: f64 = 5.0;
 
 fn key(frame: u64) -> FrameKey {
-    FrameKey {
-        seed: 11,
-        link: 1,
-        stream: 5,
-        frame,
-    }
+    FrameKey { seed: 11, link: 1, stream: 5, frame }
 }
 
 fn snr(db: f32) -> SnrDb {
@@ -33,18 +27,12 @@ fn linear(db: f32) -> f64 {
 
 /// BPSK on the real axis, deterministic and balanced.
 fn bpsk(symbols: usize) -> Vec<Complex32> {
-    (0..symbols)
-        .map(|i| Complex32::new(if i % 2 == 0 { 1.0 } else { -1.0 }, 0.0))
-        .collect()
+    (0..symbols).map(|i| Complex32::new(if i % 2 == 0 { 1.0 } else { -1.0 }, 0.0)).collect()
 }
 
 /// Independent fading coefficients, one per symbol, of one long frame.
 fn coefficients(kind: ChannelKind, k: RicianK, n: usize) -> Vec<Complex32> {
-    let config = ChannelConfig {
-        kind,
-        coherence: 1,
-        ..ChannelConfig::rician(snr(10.0), k)
-    };
+    let config = ChannelConfig { kind, coherence: 1, ..ChannelConfig::rician(snr(10.0), k) };
     config.draw(key(0), n).h
 }
 
@@ -79,10 +67,8 @@ fn rice_cdf(k: f64) -> impl Fn(f64) -> f64 {
     const STEP: f64 = 1e-3;
     let density = move |r: f64| {
         let x = 2.0 * r * (k * (k + 1.0)).sqrt();
-        let i0_scaled = (0..400)
-            .map(|i| (x * (((i as f64 + 0.5) * TAU / 400.0).cos() - 1.0)).exp())
-            .sum::<f64>()
-            / 400.0;
+        let i0_scaled =
+            (0..400).map(|i| (x * (((i as f64 + 0.5) * TAU / 400.0).cos() - 1.0)).exp()).sum::<f64>() / 400.0;
         let exponent = x - k - (k + 1.0) * r * r;
         2.0 * (k + 1.0) * r * exponent.exp() * i0_scaled
     };
@@ -90,11 +76,7 @@ fn rice_cdf(k: f64) -> impl Fn(f64) -> f64 {
     for i in 0..6_000 {
         table.push(table[i] + STEP * density((i as f64 + 0.5) * STEP));
     }
-    assert!(
-        (table[6_000] - 1.0).abs() < 1e-6,
-        "the density integrates to {}",
-        table[6_000]
-    );
+    assert!((table[6_000] - 1.0).abs() < 1e-6, "the density integrates to {}", table[6_000]);
     move |r| {
         let position = r / STEP;
         let index = (position as usize).min(5_999);
@@ -116,10 +98,7 @@ fn noise_is_circular_gaussian_with_n0_in_total() {
         for axis_samples in [&re, &im] {
             assert!(mean(axis_samples.iter().copied()).abs() < SIGMAS * axis.sqrt() / root_n);
             let variance = mean(axis_samples.iter().map(|x| x * x));
-            assert!(
-                (variance / axis - 1.0).abs() < SIGMAS * 2f64.sqrt() / root_n,
-                "{variance}, expected {axis}"
-            );
+            assert!((variance / axis - 1.0).abs() < SIGMAS * 2f64.sqrt() / root_n, "{variance}, expected {axis}");
             assert!(kolmogorov_smirnov(axis_samples, |x| normal_cdf(x / axis.sqrt())) < KS_LIMIT);
         }
         let covariance = mean(re.iter().zip(&im).map(|(a, b)| a * b));
@@ -137,16 +116,10 @@ fn realised_snr_is_the_requested_one() {
         let applied = ChannelConfig::awgn(snr(db)).apply(key(1), &mut symbols);
         // |n|^2 is exponential: relative standard error 1/sqrt(N), 4.34 dB per unit.
         let tolerance = SIGMAS * 4.343 / (SYMBOLS as f64).sqrt();
-        assert!(
-            (f64::from(applied.snr_db_realised) - f64::from(db)).abs() < tolerance,
-            "{applied:?}, {db} dB"
-        );
+        assert!((f64::from(applied.snr_db_realised) - f64::from(db)).abs() < tolerance, "{applied:?}, {db} dB");
         assert!((applied.state.snr_db() - db).abs() < 1e-4);
     }
-    for config in [
-        ChannelConfig::rayleigh(snr(6.0)),
-        ChannelConfig::rician(snr(6.0), k_factor(3.0)),
-    ] {
+    for config in [ChannelConfig::rayleigh(snr(6.0)), ChannelConfig::rician(snr(6.0), k_factor(3.0))] {
         const FRAMES: u64 = 20_000;
         let mut powers = (0.0, 0.0);
         for frame in 0..FRAMES {
@@ -159,19 +132,13 @@ fn realised_snr_is_the_requested_one() {
         }
         // Rayleigh is the wider of the two: |h|^2 has deviation 1. The noise adds a quarter of that variance.
         let measured = 10.0 * (powers.0 / powers.1).log10();
-        assert!(
-            (measured - 6.0).abs() < SIGMAS * 4.343 * (1.25 / FRAMES as f64).sqrt(),
-            "{measured} dB"
-        );
+        assert!((measured - 6.0).abs() < SIGMAS * 4.343 * (1.25 / FRAMES as f64).sqrt(), "{measured} dB");
     }
 }
 
 #[test]
 fn realised_snr_is_that_of_the_frame_itself() {
-    let config = ChannelConfig {
-        coherence: 3,
-        ..ChannelConfig::rayleigh(snr(2.0))
-    };
+    let config = ChannelConfig { coherence: 3, ..ChannelConfig::rayleigh(snr(2.0)) };
     let sent = bpsk(16);
     let mut received = sent.clone();
     let applied = config.apply(key(9), &mut received);
@@ -204,10 +171,7 @@ fn rician_amplitude_at_several_k() {
         let power = mean(h.iter().map(|h| f64::from(h.norm_sqr())));
         // Var |h|^2 = (1 + 2K) / (1 + K)^2
         let deviation = (1.0 + 2.0 * k).sqrt() / (1.0 + k);
-        assert!(
-            (power - 1.0).abs() < SIGMAS * deviation / (N as f64).sqrt(),
-            "K {db} dB: {power}"
-        );
+        assert!((power - 1.0).abs() < SIGMAS * deviation / (N as f64).sqrt(), "K {db} dB: {power}");
         let amplitude: Vec<f64> = h.iter().map(|h| f64::from(h.norm())).collect();
         let statistic = kolmogorov_smirnov(&amplitude, rice_cdf(k));
         assert!(statistic < KS_LIMIT, "K {db} dB: {statistic}");
@@ -219,18 +183,12 @@ fn rician_amplitude_at_several_k() {
 /// One line of sight per frame, its phase uniform from frame to frame; scatter around it has power 1/(K+1).
 #[test]
 fn rician_line_of_sight_has_one_uniform_phase_per_frame() {
-    let config = ChannelConfig {
-        coherence: 1,
-        ..ChannelConfig::rician(snr(0.0), k_factor(30.0))
-    };
+    let config = ChannelConfig { coherence: 1, ..ChannelConfig::rician(snr(0.0), k_factor(30.0)) };
     let phases: Vec<f64> = (0..5_000)
         .map(|frame| {
             let h = config.draw(key(frame), 8).h;
             let line_of_sight = h.iter().sum::<Complex32>() / 8.0;
-            assert!(
-                h.iter().all(|h| (h - line_of_sight).norm() < 0.2),
-                "scatter of deviation 0.03: {h:?}"
-            );
+            assert!(h.iter().all(|h| (h - line_of_sight).norm() < 0.2), "scatter of deviation 0.03: {h:?}");
             f64::from(line_of_sight.arg())
         })
         .collect();
@@ -240,39 +198,24 @@ fn rician_line_of_sight_has_one_uniform_phase_per_frame() {
 /// Without noise to speak of, y/x shows the coefficient of each symbol: constant within a block, independent between blocks.
 #[test]
 fn fading_is_constant_within_a_block_and_independent_between() {
-    let config = ChannelConfig {
-        coherence: 16,
-        ..ChannelConfig::rayleigh(SnrDb::MAX)
-    };
+    let config = ChannelConfig { coherence: 16, ..ChannelConfig::rayleigh(SnrDb::MAX) };
     let sent = bpsk(1_000);
     let mut products = Complex32::ZERO;
     const FRAMES: u64 = 200;
     for frame in 0..FRAMES {
         let mut received = sent.clone();
         let state = config.apply(key(frame), &mut received).state;
-        assert_eq!(
-            (state.h.len(), state.coherence),
-            (63, 16),
-            "62 whole blocks and one of 8"
-        );
+        assert_eq!((state.h.len(), state.coherence), (63, 16), "62 whole blocks and one of 8");
         for (i, (y, x)) in received.iter().zip(&sent).enumerate() {
             assert!((y / x - state.h[i / 16]).norm() < 1e-3);
         }
-        products += state
-            .h
-            .windows(2)
-            .map(|pair| pair[0] * pair[1].conj())
-            .sum::<Complex32>();
+        products += state.h.windows(2).map(|pair| pair[0] * pair[1].conj()).sum::<Complex32>();
     }
     // 62 products of modulus deviation 1 per frame
     let n = 62.0 * FRAMES as f64;
     assert!(f64::from(products.norm()) / n < SIGMAS / n.sqrt());
 
-    let whole = ChannelConfig {
-        coherence: 0,
-        ..config
-    }
-    .draw(key(0), 1_000);
+    let whole = ChannelConfig { coherence: 0, ..config }.draw(key(0), 1_000);
     assert_eq!(whole.h.len(), 1);
     let across_frames = mean(
         (0..10_000u64)
@@ -294,13 +237,7 @@ fn bpsk_has_its_closed_form_error_rates() {
     for (config, db) in [
         (ChannelConfig::awgn(snr(4.0)), 4.0),
         (ChannelConfig::awgn(snr(-5.0)), -5.0),
-        (
-            ChannelConfig {
-                coherence: 1,
-                ..ChannelConfig::rayleigh(snr(4.0))
-            },
-            4.0,
-        ),
+        (ChannelConfig { coherence: 1, ..ChannelConfig::rayleigh(snr(4.0)) }, 4.0),
     ] {
         let s = linear(db);
         let expected = match config.kind {
@@ -311,17 +248,10 @@ fn bpsk_has_its_closed_form_error_rates() {
         let mut received = sent.clone();
         let state = config.apply(key(3), &mut received).state;
         let estimates = equalize::mmse(&received, &state).unwrap().symbols;
-        let errors = estimates
-            .iter()
-            .zip(&sent)
-            .filter(|(estimate, x)| estimate.re * x.re < 0.0)
-            .count();
+        let errors = estimates.iter().zip(&sent).filter(|(estimate, x)| estimate.re * x.re < 0.0).count();
         let rate = errors as f64 / SYMBOLS as f64;
         let tolerance = SIGMAS * (expected * (1.0 - expected) / SYMBOLS as f64).sqrt();
-        assert!(
-            (rate - expected).abs() < tolerance,
-            "{config:?}: {rate}, expected {expected}"
-        );
+        assert!((rate - expected).abs() < tolerance, "{config:?}: {rate}, expected {expected}");
     }
 }
 
@@ -336,12 +266,7 @@ fn mmse_has_its_closed_form_error_and_bias() {
         (Complex32::new(0.0, 0.0), 5.0),
     ] {
         let noise_var = snr(db).noise_var();
-        let state = ChannelState {
-            kind: ChannelKind::Rayleigh,
-            h: vec![h],
-            coherence: 0,
-            noise_var,
-        };
+        let state = ChannelState { kind: ChannelKind::Rayleigh, h: vec![h], coherence: 0, noise_var };
         let sent = bpsk(N);
         let mut received = vec![Complex32::ZERO; N];
         noise::fill(key(4), noise_var, &mut received);
@@ -352,35 +277,12 @@ fn mmse_has_its_closed_form_error_and_bias() {
         let gain = f64::from(h.norm_sqr());
         let n0 = f64::from(noise_var);
         let expected = n0 / (gain + n0);
-        assert!(
-            equalized
-                .noise_var
-                .iter()
-                .all(|v| (f64::from(*v) - expected).abs() < 1e-6)
-        );
-        let error = mean(
-            equalized
-                .symbols
-                .iter()
-                .zip(&sent)
-                .map(|(e, x)| f64::from((e - x).norm_sqr())),
-        );
+        assert!(equalized.noise_var.iter().all(|v| (f64::from(*v) - expected).abs() < 1e-6));
+        let error = mean(equalized.symbols.iter().zip(&sent).map(|(e, x)| f64::from((e - x).norm_sqr())));
         // The error's noise part has a deviation below its mean square, its bias part is fixed.
-        assert!(
-            (error - expected).abs() < SIGMAS * 3.0 * expected / (N as f64).sqrt(),
-            "{error}, expected {expected}"
-        );
-        let bias = mean(
-            equalized
-                .symbols
-                .iter()
-                .zip(&sent)
-                .map(|(e, x)| f64::from((e * x).re)),
-        );
-        assert!(
-            (bias - (1.0 - expected)).abs() < SIGMAS / (N as f64).sqrt(),
-            "{bias}"
-        );
+        assert!((error - expected).abs() < SIGMAS * 3.0 * expected / (N as f64).sqrt(), "{error}, expected {expected}");
+        let bias = mean(equalized.symbols.iter().zip(&sent).map(|(e, x)| f64::from((e * x).re)));
+        assert!((bias - (1.0 - expected)).abs() < SIGMAS / (N as f64).sqrt(), "{bias}");
     }
 }
 
@@ -393,19 +295,8 @@ fn mmse_gives_the_worked_example() {
         coherence: 2,
         noise_var: 1.0,
     };
-    let y = [
-        Complex32::new(1.0, 3.0),
-        Complex32::ZERO,
-        Complex32::new(4.0, -2.0),
-    ];
+    let y = [Complex32::new(1.0, 3.0), Complex32::ZERO, Complex32::new(4.0, -2.0)];
     let equalized = equalize::mmse(&y, &state).unwrap();
-    assert_eq!(
-        equalized.symbols,
-        [
-            Complex32::new(1.2, -0.4),
-            Complex32::ZERO,
-            Complex32::new(2.0, -1.0)
-        ]
-    );
+    assert_eq!(equalized.symbols, [Complex32::new(1.2, -0.4), Complex32::ZERO, Complex32::new(2.0, -1.0)]);
     assert_eq!(equalized.noise_var, [0.2, 0.2, 0.5]);
 }

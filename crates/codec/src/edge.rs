@@ -73,7 +73,11 @@ impl EncoderHalf {
         let mut pixels = Vec::with_capacity(inputs.len() * input.len());
         for one in inputs {
             if one.pixels.len() != input.len() {
-                return Err(Error::Size { what: "pixel values of an input", expected: input.len(), got: one.pixels.len() });
+                return Err(Error::Size {
+                    what: "pixel values of an input",
+                    expected: input.len(),
+                    got: one.pixels.len(),
+                });
             }
             pixels.extend_from_slice(&one.pixels);
         }

@@ -200,9 +200,15 @@ mod tests {
     #[test]
     fn counts_labels_and_magic_are_checked() {
         let images = idx(&[2, 2, 3], &[5; 12]);
-        assert!(matches!(read_pair(&images, &idx(&[3], &[1, 2, 3])), Err(IdxError::Count { images: 2, labels: 3, .. })));
+        assert!(matches!(
+            read_pair(&images, &idx(&[3], &[1, 2, 3])),
+            Err(IdxError::Count { images: 2, labels: 3, .. })
+        ));
         assert!(matches!(read_pair(&images, &idx(&[2], &[1, 10])), Err(IdxError::Label { index: 1, label: 10, .. })));
-        assert!(matches!(read_pair(&idx(&[2], &[1, 2]), &idx(&[2], &[1, 2])), Err(IdxError::Magic { .. } | IdxError::Length { .. })));
+        assert!(matches!(
+            read_pair(&idx(&[2], &[1, 2]), &idx(&[2], &[1, 2])),
+            Err(IdxError::Magic { .. } | IdxError::Length { .. })
+        ));
         // A header that announces more than memory holds.
         assert!(matches!(read_pair(&idx(&[u32::MAX; 3], &[0; 4]), &idx(&[2], &[1, 2])), Err(IdxError::Length { .. })));
     }

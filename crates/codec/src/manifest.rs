@@ -151,7 +151,11 @@ impl Manifest {
                 faults.push(format!("accuracy[{i}]: expected an accuracy of 0 to 1 at a finite snr_db"));
             }
             if !self.rates().contains(&point.k) {
-                faults.push(format!("accuracy[{i}].k is {}, which is not one of cat.rates {:?}", point.k, self.rates()));
+                faults.push(format!(
+                    "accuracy[{i}].k is {}, which is not one of cat.rates {:?}",
+                    point.k,
+                    self.rates()
+                ));
             }
         }
         faults

@@ -107,7 +107,11 @@ impl InputSpec {
         }
         for (name, values) in [("mean", &self.mean), ("std", &self.std)] {
             if values.len() != self.channels {
-                faults.push(format!("{name} has {} entries, expected one for each of {} channels", values.len(), self.channels));
+                faults.push(format!(
+                    "{name} has {} entries, expected one for each of {} channels",
+                    values.len(),
+                    self.channels
+                ));
             }
         }
         if !self.mean.iter().all(|m| m.is_finite()) || !self.std.iter().all(|s| s.is_finite() && *s > 0.0) {
@@ -200,7 +204,10 @@ mod tests {
             for (i, value) in input.pixels.iter().enumerate() {
                 let expected = (((i % 5) * 50 + (i / 5) * 10) as f32 / 255.0 - 0.25) / 0.5;
                 // WebP stores gray as RGB; the luma weights may round by one step.
-                assert!((value - expected).abs() <= 1.01 / 255.0 / 0.5, "{format:?} pixel {i}: {value}, not {expected}");
+                assert!(
+                    (value - expected).abs() <= 1.01 / 255.0 / 0.5,
+                    "{format:?} pixel {i}: {value}, not {expected}"
+                );
             }
         }
         let png = gray().prepare(&encode(ramp(), ImageFormat::Png), &ImageLimits::default()).unwrap();
@@ -230,7 +237,10 @@ mod tests {
         assert_eq!(gray().prepare(b"hello, world", &limits), Err(ImageError::UnknownFormat));
         assert!(matches!(gray().prepare(&png[..png.len() / 2], &limits), Err(ImageError::Corrupt(_))));
         let small = ImageLimits { max_bytes: png.len() - 1, ..limits };
-        assert_eq!(gray().prepare(&png, &small), Err(ImageError::TooManyBytes { bytes: png.len(), max: png.len() - 1 }));
+        assert_eq!(
+            gray().prepare(&png, &small),
+            Err(ImageError::TooManyBytes { bytes: png.len(), max: png.len() - 1 })
+        );
     }
 
     #[test]

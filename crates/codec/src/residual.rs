@@ -176,7 +176,8 @@ mod tests {
         let images = Tensor::from_vec(pixels, (5, 9, 9, 1), &Device::Cpu).unwrap();
         let all: Vec<Vec<f32>> = net.forward(&images, Mode::Eval).unwrap().to_vec2().unwrap();
         for (i, together) in all.iter().enumerate() {
-            let alone: Vec<Vec<f32>> = net.forward(&images.narrow(0, i, 1).unwrap(), Mode::Eval).unwrap().to_vec2().unwrap();
+            let alone: Vec<Vec<f32>> =
+                net.forward(&images.narrow(0, i, 1).unwrap(), Mode::Eval).unwrap().to_vec2().unwrap();
             for (a, b) in alone[0].iter().zip(together) {
                 assert!((a - b).abs() < 1e-5, "image {i}: {a} alone, {b} together");
             }
@@ -185,7 +186,8 @@ mod tests {
 
     #[test]
     fn every_fault_is_listed() {
-        let bad = ResidualConfig { stem: 0, stages: vec![StageConfig { channels: 0, blocks: 65, stride: 5 }], features: 0 };
+        let bad =
+            ResidualConfig { stem: 0, stages: vec![StageConfig { channels: 0, blocks: 65, stride: 5 }], features: 0 };
         let message = bad.validate().unwrap_err().to_string();
         for field in ["stem", "features", "stages[0].channels", "stages[0].blocks", "stages[0].stride"] {
             assert!(message.contains(field), "{message} lacks {field}");

@@ -33,7 +33,9 @@ pub fn draft() -> BundleDraft {
         student: ResidualConfig { stem: 4, stages: vec![stage(8), stage(8)], features: 16 },
         cat: CatConfig { tokens: 8, rates: vec![8, 16, 32, 64, 128, 256], encoder: blocks(8), decoder: blocks(16) },
         input: InputSpec { height: 28, width: 28, channels: 1, mean: vec![0.5], std: vec![0.25] },
-        labels: ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"].map(String::from).to_vec(),
+        labels: ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+            .map(String::from)
+            .to_vec(),
         snr_range_db: [-10.0, 20.0],
         clean_accuracy: None,
         accuracy: Vec::new(),

@@ -107,7 +107,10 @@ fn a_missing_file_is_named() {
         let bundle = Bundle::new();
         fs::remove_file(bundle.path(missing)).unwrap();
         let error = bundle.encoder_error();
-        assert!(matches!(&error, BundleError::MissingFile { path, half: Half::Encoder } if is(path, missing)), "{error}");
+        assert!(
+            matches!(&error, BundleError::MissingFile { path, half: Half::Encoder } if is(path, missing)),
+            "{error}"
+        );
     }
     let bundle = Bundle::new();
     fs::remove_file(bundle.path(DECODER)).unwrap();
@@ -211,7 +214,10 @@ fn a_wrong_shape_is_named() {
         content.tensors.insert(name.clone(), Tensor::zeros((1, 2, 3, 4, 5), DType::F32, &Device::Cpu).unwrap());
     });
     let error = bundle.decoder_error();
-    assert!(matches!(&error, BundleError::Shape { tensor, found, .. } if *tensor == name && found == &[1, 2, 3, 4, 5]), "{error}");
+    assert!(
+        matches!(&error, BundleError::Shape { tensor, found, .. } if *tensor == name && found == &[1, 2, 3, 4, 5]),
+        "{error}"
+    );
 }
 
 #[test]
@@ -277,7 +283,16 @@ fn every_fault_of_a_manifest_is_listed() {
     });
     let error = bundle.encoder_error();
     let BundleError::Manifest { faults, .. } = &error else { panic!("{error}") };
-    for field in ["labels", "snr_range_db", "stem", "tokens", "input: channels", "clean_accuracy", "accuracy[0].k", "accuracy[0]:"] {
+    for field in [
+        "labels",
+        "snr_range_db",
+        "stem",
+        "tokens",
+        "input: channels",
+        "clean_accuracy",
+        "accuracy[0].k",
+        "accuracy[0]:",
+    ] {
         assert!(faults.iter().any(|fault| fault.contains(field)), "{field} is not among {faults:?}");
     }
 }

@@ -190,15 +190,6 @@ impl<'a> Context<'a> {
         record.is_some_and(|record| record.inputs == self.inputs(stage))
     }
 
-    /// Seconds that each finished stage took, by name.
-    pub(crate) fn seconds(&self) -> Vec<(String, f64)> {
-        let read = |stage: Stage| {
-            let record: Record = serde_json::from_str(&fs::read_to_string(self.record_path(stage)).ok()?).ok()?;
-            Some((record.stage, record.seconds))
-        };
-        Stage::ALL.into_iter().filter_map(read).collect()
-    }
-
     /// Runs one stage, or all of them; with `resume`, those that are done are skipped.
     ///
     /// # Errors

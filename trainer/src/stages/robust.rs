@@ -74,12 +74,8 @@ fn draw(config: &RobustConfig, rates: &[usize], epoch: usize, index: usize) -> R
     let told = rng.random::<f64>() >= config.unknown;
     // Without channel state a receiver cannot undo fading: only frames over AWGN are ever decoded blindly.
     let csi = channel.kind != ChannelKind::Awgn || rng.random::<f32>() >= 0.05;
-    let condition = Condition {
-        snr_db: told.then_some(snr.db()),
-        frame_snr_db: None,
-        kind: told.then_some(channel.kind),
-        uses,
-    };
+    let condition =
+        Condition { snr_db: told.then_some(snr.db()), frame_snr_db: None, kind: told.then_some(channel.kind), uses };
     Ok((condition, Passage { state: channel.draw(key, uses), key, uses, csi }))
 }
 
@@ -91,7 +87,8 @@ impl Objective for Task<'_> {
     fn loss(&self, epoch: usize, samples: &[usize]) -> Result<Tensor> {
         let config = &self.recipe.robust;
         let view = self.cache.view(epoch);
-        let drawn = samples.iter().map(|i| draw(config, &self.recipe.cat.rates, epoch, *i)).collect::<Result<Vec<_>>>()?;
+        let drawn =
+            samples.iter().map(|i| draw(config, &self.recipe.cat.rates, epoch, *i)).collect::<Result<Vec<_>>>()?;
         let (conditions, passages): (Vec<_>, Vec<_>) = drawn.into_iter().unzip();
         let len = self.features.len;
         let rows: Vec<f32> =
@@ -116,7 +113,8 @@ impl Objective for Task<'_> {
         let mut figures = Vec::new();
         for kind in VALIDATION_KINDS {
             for snr_db in VALIDATION_SNR_DB {
-                for uses in [self.recipe.cat.rates.first(), self.recipe.cat.rates.get(3), self.recipe.cat.rates.last()] {
+                for uses in [self.recipe.cat.rates.first(), self.recipe.cat.rates.get(3), self.recipe.cat.rates.last()]
+                {
                     let Some(&uses) = uses else { continue };
                     let snr = SnrDb::try_new(snr_db)?;
                     let channel = match kind {
@@ -154,7 +152,8 @@ fn measure(
     let mut logits = Vec::new();
     for (part, labels) in labels.chunks(1000).enumerate() {
         let features = features.narrow(0, part * 1000, labels.len())?;
-        let condition = Condition { snr_db: Some(channel.snr.db()), frame_snr_db: None, kind: Some(channel.kind), uses };
+        let condition =
+            Condition { snr_db: Some(channel.snr.db()), frame_snr_db: None, kind: Some(channel.kind), uses };
         let key = |i: usize| FrameKey {
             seed: 1,
             link: VALIDATION_LINK,

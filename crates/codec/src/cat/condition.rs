@@ -27,7 +27,12 @@ impl Condition {
         let Some(state) = state else { return Self { snr_db: None, frame_snr_db: None, kind: None, uses } };
         let snr_db = -10.0 * state.noise_var.log10();
         let gain = state.h.iter().map(|h| h.norm_sqr()).sum::<f32>() / state.h.len().max(1) as f32;
-        Self { snr_db: Some(snr_db), frame_snr_db: Some(snr_db + 10.0 * gain.max(1e-9).log10()), kind: Some(state.kind), uses }
+        Self {
+            snr_db: Some(snr_db),
+            frame_snr_db: Some(snr_db + 10.0 * gain.max(1e-9).log10()),
+            kind: Some(state.kind),
+            uses,
+        }
     }
 }
 

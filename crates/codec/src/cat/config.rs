@@ -48,7 +48,10 @@ impl CatConfig {
         }
         let most = self.max_uses();
         if most > 65_536 || (self.tokens > 0 && !most.is_multiple_of(self.tokens)) {
-            faults.push(format!("rates: the largest, {most}, must be at most 65536 and a multiple of {} tokens", self.tokens));
+            faults.push(format!(
+                "rates: the largest, {most}, must be at most 65536 and a multiple of {} tokens",
+                self.tokens
+            ));
         }
         for (name, half) in [("encoder", &self.encoder), ("decoder", &self.decoder)] {
             if !(1..=1024).contains(&half.width) {

@@ -274,7 +274,8 @@ mod tests {
             let energy: f64 = (0..k).flat_map(|s| [at(s, 0).powi(2), at(s, 1).powi(2)]).sum();
             let factor = (k as f64 / energy).sqrt();
             for s in 0..k {
-                loss += factor * (at(s, 0) * f64::from(w[i * 24 + 2 * s]) + at(s, 1) * f64::from(w[i * 24 + 2 * s + 1]));
+                loss +=
+                    factor * (at(s, 0) * f64::from(w[i * 24 + 2 * s]) + at(s, 1) * f64::from(w[i * 24 + 2 * s + 1]));
             }
         }
         loss
@@ -286,7 +287,8 @@ mod tests {
         let z = Var::from_tensor(&outputs(4)).unwrap();
         let weights = Tensor::from_slice(&w, (2, 24), &Device::Cpu).unwrap();
         let loss = (to_frame(z.as_tensor(), &uses).unwrap() * weights).unwrap().sum_all().unwrap();
-        let grad = loss.backward().unwrap().get(z.as_tensor()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let grad =
+            loss.backward().unwrap().get(z.as_tensor()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let at: Vec<f64> = values(48, 4).into_iter().map(f64::from).collect();
         assert!((f64::from(loss.to_scalar::<f32>().unwrap()) - reference(&at, &w, &uses)).abs() < 1e-5);
         for (i, grad) in grad.iter().enumerate() {
@@ -323,6 +325,9 @@ mod tests {
         assert!(to_frame(&outputs(1), &[12]).is_err());
         assert!(to_frame(&outputs(1), &[12, 13]).is_err());
         let symbols = Tensor::zeros((2, 24), candle_core::DType::F32, &Device::Cpu).unwrap();
-        assert!(to_tokens(&symbols, &Tensor::zeros((2, 11), candle_core::DType::F32, &Device::Cpu).unwrap(), 4, &[1, 1]).is_err());
+        assert!(
+            to_tokens(&symbols, &Tensor::zeros((2, 11), candle_core::DType::F32, &Device::Cpu).unwrap(), 4, &[1, 1])
+                .is_err()
+        );
     }
 }

@@ -197,7 +197,9 @@ mod tests {
     use super::*;
 
     fn frame(uses: usize, seed: usize) -> Vec<Complex32> {
-        (0..uses).map(|i| Complex32::new(((i * 7 + seed) % 5) as f32 - 2.0, ((i * 3 + seed) % 4) as f32 - 1.5)).collect()
+        (0..uses)
+            .map(|i| Complex32::new(((i * 7 + seed) % 5) as f32 - 2.0, ((i * 3 + seed) % 4) as f32 - 1.5))
+            .collect()
     }
 
     fn interleaved(frames: &[Vec<Complex32>], max_uses: usize) -> Tensor {
@@ -209,7 +211,11 @@ mod tests {
     fn configs() -> [ChannelConfig; 3] {
         let mut fast = ChannelConfig::rayleigh(SnrDb::try_new(3.0).unwrap());
         fast.coherence = 3;
-        [ChannelConfig::awgn(SnrDb::try_new(-5.0).unwrap()), ChannelConfig::rayleigh(SnrDb::try_new(8.0).unwrap()), fast]
+        [
+            ChannelConfig::awgn(SnrDb::try_new(-5.0).unwrap()),
+            ChannelConfig::rayleigh(SnrDb::try_new(8.0).unwrap()),
+            fast,
+        ]
     }
 
     #[test]
@@ -222,7 +228,12 @@ mod tests {
                 .iter()
                 .zip(&sent)
                 .enumerate()
-                .map(|(i, (config, x))| Passage { state: config.draw(key(i), x.len()), key: key(i), uses: x.len(), csi })
+                .map(|(i, (config, x))| Passage {
+                    state: config.draw(key(i), x.len()),
+                    key: key(i),
+                    uses: x.len(),
+                    csi,
+                })
                 .collect();
             let trained = through_channel(&interleaved(&sent, max_uses), &passages).unwrap();
             let mut received = sent.clone();
