@@ -1,0 +1,174 @@
+//! The channel changed while frames flow; and what a start refuses and offers.
+
+mod support;
+
+use std::process::Command;
+
+use futures::stream;
+use semlink_proto::v1::{
+    ChannelKind, ChannelProfile, CsiMode, GetChannelRequest, ResetChannelRequest, SetChannelRequest,
+    WatchChannelRequest, link_client::LinkClient,
+};
+use support::{arrived, frame, pair};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+fn snr(snr_db: f32) -> SetChannelRequest {
+    SetChannelRequest { snr_db: Some(snr_db), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_change_applies_to_the_frames_after_it_within_one_stream() {
+    let (emulator, mirror, mut frames) = pair(10.0, |_| {}).await;
+    let mut control = emulator.control().await;
+    let (send, requests) = mpsc::unbounded_channel();
+    let mut link = LinkClient::new(emulator.channel().await);
+    let mut reports = link.transmit(UnboundedReceiverStream::new(requests)).await.expect("a stream").into_inner();
+    for (id, snr_db) in (0..).zip([10.0_f32, -5.0, 20.0, 0.5]) {
+        let told = control.set_channel(snr(snr_db)).await.expect("a valid change").into_inner();
+        assert_eq!(told.snr_db, snr_db);
+        send.send(frame(id)).expect("an open stream");
+        let report = reports.message().await.expect("a report").expect("a report");
+        let truth = report.truth.expect("what was done");
+        assert_eq!((report.id, truth.snr_db_requested, truth.profile_version), (id, snr_db, told.version));
+        let csi = arrived(&mut frames, 1).await.remove(0).csi.expect("channel state");
+        assert!((-10.0 * csi.noise_var.log10() - snr_db).abs() < 1e-3);
+    }
+    drop(send);
+    emulator.stop().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_frame_never_meets_two_profiles() {
+    let (emulator, mirror, mut frames) = pair(20.0, |_| {}).await;
+    let mut control = emulator.control().await;
+    let changes = async {
+        for round in 0..100 {
+            control.set_channel(snr(if round % 2 == 0 { -20.0 } else { 20.0 })).await.expect("a valid change");
+        }
+    };
+    let (_, ()) = tokio::join!(emulator.transmit((0..400).map(frame).collect()), changes);
+    for frame in arrived(&mut frames, 400).await {
+        let truth = frame.truth.expect("what was done");
+        let told = -10.0 * frame.csi.expect("channel state").noise_var.log10();
+        assert!((told - truth.snr_db_requested).abs() < 1e-3);
+        // 64 exponentially distributed powers: a standard deviation of 0.54 dB; two profiles in one frame are 40 dB apart.
+        assert!((truth.snr_db_realised - truth.snr_db_requested).abs() < 3.0, "{truth:?}");
+    }
+    emulator.stop().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn set_get_reset_and_watch_agree() {
+    let (emulator, mirror, _frames) = pair(10.0, |config| config.seed = 4).await;
+    let mut control = emulator.control().await;
+    let mut watched = control.watch_channel(WatchChannelRequest {}).await.expect("a watch").into_inner();
+    let start = ChannelProfile {
+        kind: ChannelKind::Awgn.into(),
+        snr_db: 10.0,
+        k_factor_db: 6.0,
+        coherence: 0,
+        csi: CsiMode::Perfect.into(),
+        seed: 4,
+        version: 0,
+    };
+    assert_eq!(watched.message().await.expect("a profile"), Some(start));
+    assert_eq!(control.get_channel(GetChannelRequest {}).await.expect("a profile").into_inner(), start);
+
+    let change = SetChannelRequest {
+        kind: Some(ChannelKind::Rician.into()),
+        snr_db: Some(-2.5),
+        k_factor_db: Some(3.0),
+        coherence: Some(8),
+        csi: Some(CsiMode::None.into()),
+        seed: Some(5),
+    };
+    let changed = ChannelProfile {
+        kind: ChannelKind::Rician.into(),
+        snr_db: -2.5,
+        k_factor_db: 3.0,
+        coherence: 8,
+        csi: CsiMode::None.into(),
+        seed: 5,
+        version: 1,
+    };
+    assert_eq!(control.set_channel(change).await.expect("a valid change").into_inner(), changed);
+    assert_eq!(watched.message().await.expect("a profile"), Some(changed));
+
+    // Nothing valid before the invalid field is applied either.
+    let half_wrong =
+        SetChannelRequest { kind: Some(ChannelKind::Awgn.into()), snr_db: Some(f32::NAN), ..Default::default() };
+    let status = control.set_channel(half_wrong).await.expect_err("NaN");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("snr_db"), "{status}");
+    assert_eq!(control.get_channel(GetChannelRequest {}).await.expect("a profile").into_inner(), changed);
+
+    let reset = control.reset_channel(ResetChannelRequest {}).await.expect("a profile").into_inner();
+    assert_eq!(reset, ChannelProfile { version: 2, ..start });
+    assert_eq!(watched.message().await.expect("a profile"), Some(reset));
+    // An open watch does not hold a shutdown back; it ends with it.
+    emulator.stop().await;
+    assert_eq!(watched.message().await.expect("a clean end"), None);
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn health_and_reflection_tell_what_is_served() {
+    let (emulator, mirror, _frames) = pair(10.0, |_| {}).await;
+    let names = ["semlink.v1.Link", "semlink.v1.ChannelControl"];
+    for name in ["", names[0], names[1]] {
+        let request = HealthCheckRequest { service: name.to_owned() };
+        let health = HealthClient::new(emulator.channel().await).check(request).await.expect("a known service");
+        assert_eq!(health.into_inner().status(), ServingStatus::Serving, "{name:?}");
+    }
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(emulator.channel().await)
+        .server_reflection_info(stream::iter([request]))
+        .await
+        .expect("reflection")
+        .into_inner();
+    let answer = answers.message().await.expect("an answer").expect("an answer");
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("no list of services: {answer:?}");
+    };
+    for name in names {
+        assert!(list.service.iter().any(|service| service.name == name), "{list:?}");
+    }
+    emulator.stop().await;
+    mirror.stop().await;
+}
+
+#[test]
+fn what_cannot_be_served_with_is_refused_by_name() {
+    let cases = [
+        (&["--next", "not a url"][..], 64, "--next"),
+        (&["--next", "http://127.0.0.1:1", "--in-flight", "0"], 64, "--in-flight"),
+        (&["--next", "http://127.0.0.1:1", "--snr-db", "NaN"], 2, "snr_db"),
+        (&["--next", "http://127.0.0.1:1", "--snr-db", "-60.5"], 2, "snr_db"),
+        (&["--next", "http://127.0.0.1:1", "--channel", "fog"], 2, "fog"),
+        (&["--next", "http://127.0.0.1:1", "--csi", "some"], 2, "perfect"),
+        (&[], 2, "--next"),
+    ];
+    for (arguments, status, named) in cases {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_semlink-channel-emulator"));
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SEMLINK_")) {
+            command.env_remove(name);
+        }
+        let output = command.output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
+        assert!(said.contains(named), "{arguments:?}: {said}");
+    }
+}
