@@ -1,0 +1,253 @@
+//! The binary as scripts use it: results, files, exit status and the one line that says what went wrong.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::TcpListener as Port;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use semlink_channel::SnrDb;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+/// Images of the synthetic data set.
+const IMAGES: usize = 12;
+
+/// The three services, on a runtime of their own that ends with the value.
+struct Chain {
+    transmitter: String,
+    emulator: String,
+    _runtime: Runtime,
+}
+
+impl Chain {
+    fn start(bundle: &Path) -> Chain {
+        let runtime = Runtime::new().expect("a runtime");
+        let (receiver, receiver_url) = listener(&runtime);
+        let (emulator, emulator_url) = listener(&runtime);
+        let (transmitter, transmitter_url) = listener(&runtime);
+        let forever = std::future::pending::<()>;
+        let config = semlink_receiver::Config::new(bundle);
+        runtime.spawn(semlink_receiver::serve(receiver, config, forever()));
+        let config = semlink_channel_emulator::Config::new(receiver_url, SnrDb::try_new(7.0).expect("an SNR"));
+        runtime.spawn(semlink_channel_emulator::serve(emulator, config, forever()));
+        let rate = "64".parse().expect("a rate");
+        let config = semlink_transmitter::Config::new(emulator_url.clone(), bundle, rate);
+        runtime.spawn(semlink_transmitter::serve(transmitter, config, forever()));
+        Chain { transmitter: transmitter_url, emulator: emulator_url, _runtime: runtime }
+    }
+}
+
+fn listener(runtime: &Runtime) -> (TcpListener, String) {
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    (listener, url)
+}
+
+/// A folder with a bundle of random weights in `bundle` and gray noise in IDX files in `data`.
+fn assets() -> TempDir {
+    let dir = TempDir::new().expect("a folder");
+    semlink_codec::testing::write_bundle(dir.path().join("bundle"), 3).expect("a bundle");
+    let data = dir.path().join("data");
+    fs::create_dir(&data).expect("a folder");
+    let header = |magic: u32, axes: &[u32]| -> Vec<u8> {
+        std::iter::once(&magic).chain(axes).flat_map(|word| word.to_be_bytes()).collect()
+    };
+    let mut images = header(0x0803, &[IMAGES as u32, 28, 28]);
+    images.extend((0..IMAGES as u32 * 28 * 28).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8));
+    let mut labels = header(0x0801, &[IMAGES as u32]);
+    labels.extend((0..IMAGES).map(|i| (i % 10) as u8));
+    fs::write(data.join("t10k-images-idx3-ubyte"), images).expect("images");
+    fs::write(data.join("t10k-labels-idx1-ubyte"), labels).expect("labels");
+    dir
+}
+
+fn semlink(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_semlink"));
+    for variable in ["SEMLINK_ASSETS", "SEMLINK_TO", "SEMLINK_CONTROL", "SEMLINK_BUNDLE"] {
+        command.env_remove(variable);
+    }
+    command.args(arguments).output().expect("the binary runs")
+}
+
+fn stdout(output: &Output) -> String {
+    let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
+    assert!(output.status.success(), "{:?}\n{text}\n{}", output.status, stderr(output));
+    text
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+fn path(dir: &TempDir, name: &str) -> String {
+    dir.path().join(name).display().to_string()
+}
+
+fn sweep_json(folder: &str) -> Value {
+    let text = fs::read_to_string(PathBuf::from(folder).join("sweep.json")).expect("sweep.json");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[test]
+fn a_demo_measures_every_point_and_leaves_its_files() {
+    let dir = assets();
+    let (bundle, data) = (path(&dir, "bundle"), path(&dir, "data"));
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(dir.path().join("bundle/bundle.json")).expect("a manifest")).expect("JSON");
+    let run = |out: &str| {
+        let flags = ["--images", "12", "--snr", "-10:20:30", "--channel", "awgn,rayleigh,rician", "--rate", "32"];
+        let folders = ["--bundle", &bundle, "--data", &data, "--out", out];
+        stdout(&semlink(["demo"].iter().chain(&flags).chain(&folders)))
+    };
+    let out = path(&dir, "out/nested");
+    let text = run(&out);
+    assert!(text.contains("rayleigh") && text.contains("Es/N0 in dB") && text.contains("sweep.svg"), "{text}");
+
+    let sweep = sweep_json(&out);
+    assert_eq!(sweep["codec_id"], manifest["codec_id"]);
+    assert_eq!(sweep["dataset"], "t10k-images-idx3-ubyte");
+    let points = sweep["points"].as_array().expect("points");
+    let settings: Vec<(&str, f64)> =
+        points.iter().map(|p| (p["channel"].as_str().expect("a name"), p["snr_db"].as_f64().expect("dB"))).collect();
+    let kinds = ["awgn", "rayleigh", "rician"];
+    assert_eq!(settings, kinds.map(|kind| [(kind, -10.0), (kind, 20.0)]).concat());
+    for point in points {
+        assert_eq!((&point["images"], &point["k"], &point["csi"]), (&12.into(), &32.into(), &"perfect".into()));
+        let (correct, accuracy) = (point["correct"].as_f64().expect("a count"), point["accuracy"].as_f64());
+        assert_eq!(accuracy, Some(correct / 12.0));
+        // With perfect channel state the receiver knows what was asked for.
+        let measured = point["snr_db_measured"].as_f64().expect("known");
+        assert!((measured - point["snr_db"].as_f64().expect("dB")).abs() < 0.01, "{point}");
+        assert!(point["images_per_second"].as_f64().expect("a rate") > 0.0);
+    }
+    let csv = fs::read_to_string(PathBuf::from(&out).join("sweep.csv")).expect("sweep.csv");
+    assert_eq!(csv.lines().count(), 1 + points.len());
+    let svg = fs::read_to_string(PathBuf::from(&out).join("sweep.svg")).expect("sweep.svg");
+    assert!(svg.starts_with("<svg") && svg.contains("accuracy in %"));
+
+    // The same streams and ids meet the same noise.
+    let again = path(&dir, "again");
+    run(&again);
+    let correct = |sweep: &Value| -> Vec<Value> {
+        sweep["points"].as_array().expect("points").iter().map(|p| p["correct"].clone()).collect()
+    };
+    assert_eq!(correct(&sweep_json(&again)), correct(&sweep));
+}
+
+#[test]
+fn a_sweep_of_running_services_leaves_the_channel_as_it_was() {
+    let dir = assets();
+    let chain = Chain::start(&dir.path().join("bundle"));
+    let (to, control, data, out) = (&chain.transmitter, &chain.emulator, path(&dir, "data"), path(&dir, "out"));
+    let urls = ["--to", to, "--control", control];
+    let flags = ["--data", &data, "--out", &out, "--snr", "0,10", "--channel", "rayleigh", "--rate", "auto"];
+    stdout(&semlink(["sweep"].iter().chain(&urls).chain(&flags)));
+    let sweep = sweep_json(&out);
+    assert_eq!(sweep["codec_id"], Value::Null, "no bundle at hand");
+    assert_eq!(sweep["points"].as_array().expect("points").len(), 2);
+    assert_eq!(sweep["points"][0]["images"], IMAGES);
+
+    let get = stdout(&semlink(["channel", "get", "--json", "--control", control]));
+    let profile: Value = serde_json::from_str(&get).expect("JSON");
+    assert_eq!((&profile["channel"], &profile["snr_db"]), (&"awgn".into(), &7.0.into()));
+}
+
+#[test]
+fn the_channel_is_set_and_reset() {
+    let dir = assets();
+    let chain = Chain::start(&dir.path().join("bundle"));
+    let control = ["--control", &chain.emulator];
+    let channel = |flags: &[&str]| stdout(&semlink(["channel"].iter().chain(flags).chain(&control)));
+    let set = channel(&[
+        "set",
+        "--snr-db",
+        "-3.5",
+        "--channel",
+        "rician",
+        "--k-factor-db",
+        "-1",
+        "--coherence",
+        "8",
+        "--csi",
+        "none",
+        "--seed",
+        "9",
+    ]);
+    assert_eq!(set, "rician, SNR -3.5 dB, K -1 dB, coherence 8 symbols, CSI none, seed 9 (version 1)\n");
+    assert_eq!(channel(&["get"]), set);
+    let reset: Value = serde_json::from_str(&channel(&["reset", "--json"])).expect("JSON");
+    assert_eq!((&reset["channel"], &reset["snr_db"], &reset["version"]), (&"awgn".into(), &7.0.into(), &2.into()));
+}
+
+#[test]
+fn a_bad_image_does_not_stop_the_others() {
+    let dir = assets();
+    let chain = Chain::start(&dir.path().join("bundle"));
+    let (good, bad, none) = (path(&dir, "good.png"), path(&dir, "bad.png"), path(&dir, "none.png"));
+    fs::write(&good, semlink_codec::testing::png(1)).expect("a file");
+    fs::write(&bad, b"no image").expect("a file");
+    let output = semlink(["send", "--to", &chain.transmitter, &bad, &none, &good]);
+    assert_eq!(output.status.code(), Some(1));
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout).into_owned(), stderr(&output));
+    assert!(text.starts_with(&format!("{good}: ")) && text.contains("k = 64") && text.lines().count() == 1, "{text}");
+    assert!(errors.contains("bad.png") && errors.contains("none.png") && errors.contains("2 of 3"), "{errors}");
+
+    let text = stdout(&semlink(["send", "--json", "--to", &chain.transmitter, &good]));
+    let object: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((&object["image"], &object["k"]), (&good.into(), &64.into()));
+    assert!(
+        object["label"].is_string() && object["confidence"].as_f64().is_some_and(|c| c > 0.0 && c <= 1.0),
+        "{object}"
+    );
+}
+
+#[test]
+fn wrong_usage_is_status_2() {
+    let usages: [&[&str]; 10] = [
+        &[],
+        &["demo", "--snr", "nan"],
+        &["demo", "--snr", "0:200:50"],
+        &["demo", "--channel", "tropo"],
+        &["demo", "--rate", "0"],
+        &["demo", "--images", "0"],
+        &["send"],
+        &["channel", "set"],
+        &["channel", "set", "--snr-db", "NaN"],
+        &["channel", "get", "--control", "localhost"],
+    ];
+    for usage in usages {
+        let output = semlink(usage);
+        assert_eq!(output.status.code(), Some(2), "{usage:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn what_is_not_there_is_named_in_one_line_and_status_1() {
+    let dir = assets();
+    // A port that was free a moment ago.
+    let address = Port::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a free port");
+    let url = format!("http://{address}");
+    let image = path(&dir, "image.png");
+    fs::write(&image, semlink_codec::testing::png(1)).expect("a file");
+    let (bundle, data, missing) = (path(&dir, "bundle"), path(&dir, "data"), path(&dir, "missing"));
+    let out = path(&dir, "out");
+    let failures: [(&[&str], &str); 6] = [
+        (&["send", "--to", &url, &image], &url),
+        (&["channel", "get", "--control", &url], &url),
+        (&["sweep", "--to", &url, "--control", &url, "--data", &data, "--out", &out], &url),
+        (&["demo", "--bundle", &missing, "--data", &data, "--out", &out], &missing),
+        (&["demo", "--bundle", &bundle, "--data", &missing, "--out", &out], &missing),
+        (&["demo", "--bundle", &bundle, "--data", &data, "--rate", "63", "--out", &out], "--rate 63"),
+    ];
+    for (arguments, named) in failures {
+        let output = semlink(arguments);
+        let errors = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {errors}");
+        assert!(errors.contains(named), "{errors}");
+        let lines = errors.lines().filter(|line| line.starts_with("semlink: ")).count();
+        assert_eq!((lines, errors.lines().last().is_some_and(|line| line.contains(named))), (1, true), "{errors}");
+    }
+}
