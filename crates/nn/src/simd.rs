@@ -26,7 +26,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store_partial(p: *mut f32, n: usize, v: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// The larger; `b` where either is NaN, so that a clamp with the bound first lets NaN through.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` where either is NaN.
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// a x b + c.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;

@@ -451,7 +451,7 @@ unsafe fn gather_pixels<S: Simd, const P: usize, const V: usize>(
             for p in 0..P {
                 let mut value = S::add(acc[p][v], bias);
                 if let Some((low, high)) = clamp {
-                    value = S::min(S::max(value, S::splat(low)), S::splat(high));
+                    value = S::min(S::splat(high), S::max(S::splat(low), value));
                 }
                 S::store_n(out[p].add(v * S::LANES), rest, value);
             }

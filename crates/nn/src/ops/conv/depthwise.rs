@@ -194,7 +194,7 @@ impl Line<'_> {
             }
             for (p, acc) in acc.into_iter().enumerate() {
                 let value = match clamp {
-                    Some((low, high)) => S::min(S::max(acc, S::splat(low)), S::splat(high)),
+                    Some((low, high)) => S::min(S::splat(high), S::max(S::splat(low), acc)),
                     None => acc,
                 };
                 S::store_n(out.add(p * self.dst_step), self.n, value);
