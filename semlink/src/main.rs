@@ -32,7 +32,7 @@ enum Command {
     /// Classify image files through a running transmitter
     Send(send::Args),
     /// Sweep the channel between running services
-    Sweep(demo::SweepArgs),
+    Sweep(Box<demo::SweepArgs>),
     /// Look at or change the channel of a running emulator
     #[command(subcommand)]
     Channel(channel::Command),

@@ -41,7 +41,7 @@ pub(crate) fn plot(sweep: &Sweep) -> String {
     let mut text = String::from("accuracy in %\n");
     for (i, cells) in cells.iter().enumerate() {
         let percent = 100 - i * 100 / ROWS;
-        let label = if percent % 20 == 0 { format!("{percent:>4} ┤") } else { "     │".to_owned() };
+        let label = if percent.is_multiple_of(20) { format!("{percent:>4} ┤") } else { "     │".to_owned() };
         text += &label;
         text += cells.iter().collect::<String>().trim_end();
         text.push('\n');
