@@ -79,6 +79,33 @@ async fn a_shutdown_answers_what_was_accepted() {
 }
 
 #[tokio::test]
+async fn an_emulator_that_stops_hands_on_the_reports_of_what_it_accepted() {
+    let (dir, _) = bundle(7);
+    let mut air = Air::start().await;
+    let emulator = support::emulator(&air.service, 10.0).await;
+    let transmitter = transmitter(config(emulator.url(), dir.path())).await;
+    let mut client = client(&transmitter).await;
+    let requests = stream::iter((0..10).map(request)).chain(stream::pending());
+    let mut answers = client.classify_stream(requests).await.expect("a stream").into_inner();
+    let mut arrived = Vec::new();
+    for _ in 0..10 {
+        arrived.push(air.frame().await);
+    }
+    let ended = emulator.shut_down();
+    for frame in arrived {
+        frame.decide(4);
+    }
+    for _ in 0..10 {
+        let answer = answers.message().await.expect("an answer").expect("an answer");
+        assert_eq!(answer.decision.expect("a decision").index, 4);
+    }
+    ended.await.expect("a clean end");
+    drop(answers);
+    transmitter.stop().await;
+    air.service.stop().await;
+}
+
+#[tokio::test]
 async fn beyond_the_door_calls_are_refused_and_streams_wait() {
     let (dir, _) = bundle(7);
     let mut air = Air::start().await;

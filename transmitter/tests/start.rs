@@ -3,8 +3,10 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use support::{Builder, bundle};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -15,13 +17,17 @@ use tonic_reflection::pb::v1::{
 
 const NEXT: &str = "http://127.0.0.1:1";
 
-fn start(bundle: &Path, more: &[&str]) -> Output {
+fn command(bundle: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_semlink-transmitter"));
     command.args(["--listen", "127.0.0.1:0", "--next", NEXT, "--bundle"]).arg(bundle).args(more);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SEMLINK_")) {
         command.env_remove(name);
     }
-    command.output().expect("the binary runs")
+    command
+}
+
+fn start(bundle: &Path, more: &[&str]) -> Output {
+    command(bundle, more).output().expect("the binary runs")
 }
 
 #[track_caller]
@@ -86,6 +92,29 @@ fn wrong_usage_is_status_2() {
     for more in [&["--rate", "fast"][..], &["--no-such-flag"]] {
         let output = start(dir.path(), more);
         assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn sigterm_and_sigint_end_the_binary_with_status_0() {
+    let (dir, _) = bundle(7);
+    for signal in ["-TERM", "-INT"] {
+        let mut binary = command(dir.path(), &["--log-format", "json"]);
+        let mut binary = binary.stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let mut log = BufReader::new(binary.stderr.take().expect("a pipe")).lines();
+        let serving = log.by_ref().map(|line| line.expect("text")).find(|line| line.contains("serving"));
+        let serving: serde_json::Value = serde_json::from_str(&serving.expect("it serves")).expect("JSON");
+        let address = serving["fields"]["address"].as_str().expect("the address that it listens on");
+        // An answer says that it is past its start, and so listens for signals: HTTP/2's preface and SETTINGS, for its SETTINGS.
+        let mut connection = TcpStream::connect(address).expect("a listening service");
+        connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("sent");
+        connection.read_exact(&mut [0; 9]).expect("an answer");
+        drop(connection);
+        let sent = Command::new("kill").arg(signal).arg(binary.id().to_string()).status().expect("kill runs");
+        assert!(sent.success());
+        // Read to the end, so that the binary never waits for its log to be read.
+        let rest: Vec<String> = log.map(|line| line.expect("text")).collect();
+        assert_eq!(binary.wait().expect("an end").code(), Some(0), "{signal}: {rest:?}");
     }
 }
 
