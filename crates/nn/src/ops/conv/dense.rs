@@ -419,9 +419,11 @@ unsafe fn gather_pixels<S: Simd, const P: usize, const V: usize>(
         for &tap in sum.taps {
             let at: [*const f32; P] = std::array::from_fn(|p| src[p].add(tap));
             let mut c = 0;
-            // Four channels at a time: the pixel pointers, more than there are registers for, are then read once in four.
-            while c + 4 <= sum.channels {
-                for u in 0..4 {
+            // Some channels at a time: the pixel pointers, more than there are registers for, are then read once for all of them. More
+            // than about 60 products in the loop's body, and the compiler moves the accumulators to memory: half the speed.
+            let step = if P * V <= 16 { 4 } else { 2 };
+            while c + step <= sum.channels {
+                for u in 0..step {
                     let row: [S::V; V] = std::array::from_fn(|v| S::load(weights.add(v * S::LANES)));
                     for p in 0..P {
                         let x = S::splat(*at[p].add(c + u));
@@ -431,7 +433,7 @@ unsafe fn gather_pixels<S: Simd, const P: usize, const V: usize>(
                     }
                     weights = weights.add(sum.row);
                 }
-                c += 4;
+                c += step;
             }
             while c < sum.channels {
                 let row: [S::V; V] = std::array::from_fn(|v| S::load(weights.add(v * S::LANES)));
@@ -445,11 +447,19 @@ unsafe fn gather_pixels<S: Simd, const P: usize, const V: usize>(
                 c += 1;
             }
         }
+        // Out of the registers by constant indices alone: an index that is computed would put the accumulators into memory from the
+        // start, at half the speed.
+        let mut sums = [[0.0f32; 2 * 16]; 14];
+        for p in 0..P {
+            for v in 0..V {
+                S::store(sums[p].as_mut_ptr().add(v * S::LANES), acc[p][v]);
+            }
+        }
         for v in 0..V {
             let rest = wanted - v * S::LANES;
             let bias = bias.map_or(S::splat(0.0), |bias| S::load_n(bias.as_ptr().add(v * S::LANES), rest));
             for p in 0..P {
-                let mut value = S::add(acc[p][v], bias);
+                let mut value = S::add(S::load(sums[p].as_ptr().add(v * S::LANES)), bias);
                 if let Some((low, high)) = clamp {
                     value = S::min(S::splat(high), S::max(S::splat(low), value));
                 }

@@ -66,8 +66,20 @@ pub fn conv2d_bias_act(
     })
 }
 
+/// A vector whose elements the kernels write before anything reads them. Zeroing it first would cost as much as a depthwise convolution.
+fn unwritten(len: usize) -> Vec<f32> {
+    let mut v = Vec::with_capacity(len);
+    // SAFETY: the capacity is there, every bit pattern is an f32, and each kernel stores to every element of its output (or clears
+    // it, for phases without a tap) and loads from none.
+    #[allow(clippy::uninit_vec, reason = "written before it is read, see above")]
+    unsafe {
+        v.set_len(len);
+    }
+    v
+}
+
 fn forward(g: &Geometry, x: &[f32], w: &[f32], epilogue: Epilogue<'_>) -> candle_core::Result<(CpuStorage, Shape)> {
-    let mut y = vec![0.0; g.n * g.y_len()];
+    let mut y = unwritten(g.n * g.y_len());
     if g.is_depthwise() {
         depthwise::forward(g, x, w, epilogue, &mut y);
     } else {
@@ -172,7 +184,7 @@ impl CustomOp2 for InputGradient {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let g = &self.g;
         let (dy, w) = (raw::slice(OP, dy, ly)?, raw::slice(OP, w, lw)?);
-        let mut dx = vec![0.0; g.n * g.x_len()];
+        let mut dx = unwritten(g.n * g.x_len());
         if g.is_depthwise() {
             depthwise::input_gradient(g, dy, w, &mut dx);
         } else {
