@@ -6,6 +6,8 @@ mod distill;
 mod evaluate;
 mod robust;
 mod teacher;
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::fs;

@@ -1,0 +1,120 @@
+//! Whole runs of the shipped recipe, made small, on synthetic images.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use candle_core::Device;
+use semlink_codec::{EncoderHalf, ResidualConfig, StageConfig};
+use semlink_nn::checkpoint;
+
+use super::{Context, Stage};
+use crate::Error;
+use crate::recipe::Recipe;
+
+/// IDX files of `n` images of 12 x 12 whose class shows as a bright column, plus a pattern of their own.
+fn write_images(dir: &Path, which: &str, n: usize) {
+    let label = |i: usize| (i * 7 % 10) as u8;
+    // The first two pixels number the image, so that no two are the same.
+    let pixel = |i: usize, p: usize| match p {
+        0 => i as u8,
+        1 => (i >> 8) as u8,
+        _ if p % 12 == usize::from(label(i)) + 1 => 250,
+        _ => (i * 31 + p * 17) as u8 % 60,
+    };
+    let mut images: Vec<u8> = [0x0803, n as u32, 12, 12].iter().flat_map(|x| x.to_be_bytes()).collect();
+    images.extend((0..n).flat_map(|i| (0..144).map(move |p| pixel(i, p))));
+    let mut labels: Vec<u8> = [0x0801, n as u32].iter().flat_map(|x| x.to_be_bytes()).collect();
+    labels.extend((0..n).map(label));
+    fs::write(dir.join(format!("{which}-images-idx3-ubyte")), images).unwrap();
+    fs::write(dir.join(format!("{which}-labels-idx1-ubyte")), labels).unwrap();
+}
+
+/// The shipped recipe with small networks and two short epochs for each stage.
+fn small_recipe() -> Recipe {
+    let mut recipe = Recipe::parse(include_str!("../../../recipes/fashion-mnist.toml")).unwrap();
+    let network =
+        ResidualConfig { stem: 4, stages: vec![StageConfig { channels: 8, blocks: 1, stride: 2 }], features: 16 };
+    recipe.teacher.network = network.clone();
+    recipe.student.network = network;
+    recipe.data.validation = 40;
+    recipe.cache.views = 2;
+    recipe.cat.rates = vec![8, 16];
+    (recipe.cat.encoder.width, recipe.cat.decoder.width) = (8, 16);
+    (recipe.cat.encoder.blocks, recipe.cat.decoder.blocks) = (1, 1);
+    for fit in [&mut recipe.teacher.fit, &mut recipe.distill.fit, &mut recipe.robust.fit] {
+        (fit.epochs, fit.batch, fit.lr) = (2, 32, 0.01);
+    }
+    recipe.evaluate.snr_db = vec![0.0, 20.0];
+    recipe
+}
+
+fn weights(dir: &Path, file: &str) -> BTreeMap<String, Vec<f32>> {
+    let tensors = checkpoint::load(&dir.join(file), &Device::Cpu).unwrap().tensors;
+    let values =
+        |t: candle_core::Tensor| t.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    tensors.into_iter().map(|(name, t)| (name, values(t))).collect()
+}
+
+#[test]
+fn every_stage_of_the_shipped_recipe_runs_from_images_to_a_bundle() {
+    let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_images(data.path(), "train", 200);
+    let recipe = small_recipe();
+    let run = |stage| Context::new(&recipe, Some(data.path()), Some(out.path())).unwrap().run(Some(stage));
+    // There are no test images yet: whatever trains and selects cannot have seen them.
+    for stage in [Stage::Teacher, Stage::Cache, Stage::Distill, Stage::Robust] {
+        run(stage).unwrap_or_else(|e| panic!("{}: {e}", stage.name()));
+    }
+    assert!(matches!(run(Stage::Evaluate), Err(Error::Data(_))));
+    write_images(data.path(), "t10k", 60);
+    for stage in [Stage::Evaluate, Stage::Bundle] {
+        run(stage).unwrap_or_else(|e| panic!("{}: {e}", stage.name()));
+    }
+    let half = EncoderHalf::open(out.path().join("bundle")).unwrap();
+    assert_eq!(half.manifest().rates(), [8, 16]);
+    let report: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(out.path().join("report.json")).unwrap()).unwrap();
+    // Three channels, two SNRs, two rates.
+    assert_eq!(report["points"].as_array().unwrap().len(), 12);
+    assert!(report["points"][0]["limit"].is_number());
+}
+
+#[test]
+fn a_resumed_run_ends_like_an_uninterrupted_one() {
+    let data = tempfile::tempdir().unwrap();
+    write_images(data.path(), "train", 200);
+    let recipe = small_recipe();
+    let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    Context::new(&recipe, Some(data.path()), Some(whole.path())).unwrap().run(Some(Stage::Teacher)).unwrap();
+    // Stopped inside the first epoch (of five steps) and inside the second.
+    for stop in [3, 7] {
+        let mut context = Context::new(&recipe, Some(data.path()), Some(broken.path())).unwrap().resume(true);
+        context.stop_after = Some(stop);
+        assert!(matches!(context.run(Some(Stage::Teacher)), Err(Error::Stopped { step, .. }) if step == stop));
+    }
+    let context = Context::new(&recipe, Some(data.path()), Some(broken.path())).unwrap().resume(true);
+    context.run(Some(Stage::Teacher)).unwrap();
+    let (a, b) = (weights(whole.path(), "teacher.safetensors"), weights(broken.path(), "teacher.safetensors"));
+    assert_eq!(a, b);
+}
+
+#[test]
+fn training_and_validation_share_no_image_and_follow_from_the_seed() {
+    let data = tempfile::tempdir().unwrap();
+    write_images(data.path(), "train", 200);
+    let recipe = small_recipe();
+    let load = |recipe: &Recipe| crate::data::load(recipe, data.path()).unwrap();
+    let images = |split: &crate::data::Split| {
+        let all: Vec<usize> = (0..split.len()).collect();
+        split.plain(&all).unwrap().flatten_from(1).unwrap().to_vec2::<f32>().unwrap()
+    };
+    let first = load(&recipe);
+    let (train, validation) = (images(&first.train), images(&first.validation));
+    assert_eq!((train.len(), validation.len()), (160, 40));
+    assert!(validation.iter().all(|image| !train.contains(image)));
+    assert_eq!(images(&load(&recipe).train), train);
+    let mut other = small_recipe();
+    other.data.seed += 1;
+    assert_ne!(images(&load(&other).train), train);
+}
