@@ -1,16 +1,16 @@
 //! The core of `sweep` and `demo`: images streamed through a transmitter while the channel is changed live.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use futures::stream;
 use indicatif::{ProgressBar, ProgressStyle};
 use semlink_channel::{ChannelConfig, ChannelKind, RicianK, SnrDb};
 use semlink_proto::v1::channel_control_client::ChannelControlClient;
 use semlink_proto::v1::transmitter_client::TransmitterClient;
 use semlink_proto::v1::{self, ClassifyRequest, ClassifyResponse, SetChannelRequest};
-use semlink_service::wire;
+use semlink_service::{shutdown, wire};
 use semlink_transmitter::rate::Rate;
 use tonic::transport::Channel;
 
@@ -18,6 +18,9 @@ use crate::client;
 use crate::files::{Point, Sweep};
 use crate::grid::SnrGrid;
 use crate::images::{Class, Dataset, Labelled};
+
+/// How long setting the channel back may take after a sweep that failed or was stopped.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Id of the image that is sent ahead of a point; no image of a data set has it.
 const AHEAD: u64 = u64::MAX;
@@ -61,15 +64,26 @@ impl Peers {
     }
 }
 
-/// Measures every point of `plan` with every image of `dataset`, then sets the channel back to what it was before.
+/// Measures every point of `plan` with every image of `dataset`, then sets the channel back to what it was before: also when the sweep
+/// fails, and when Ctrl-C or SIGTERM stops it.
 ///
 /// Each point has a stream number of its own and its images count from 0, so that a repeated sweep meets the same noise.
 pub(crate) async fn run(peers: &mut Peers, plan: &Plan, dataset: &Dataset, codec_id: Option<String>) -> Result<Sweep> {
     let before = peers.get().await?;
-    let measured = measure(peers, plan, dataset).await;
-    let restored = peers.set(restore(&before)).await;
-    let points = measured?;
-    restored?;
+    let measured = tokio::select! {
+        // First, so that the signals are listened for before anything is changed.
+        biased;
+        () = shutdown::signal() => Err(anyhow!("stopped before the end; nothing was written")),
+        measured = measure(peers, plan, dataset) => measured,
+    };
+    let restored = tokio::time::timeout(RESTORE_TIMEOUT, peers.set(restore(&before))).await;
+    let restored = restored.unwrap_or_else(|_| Err(anyhow!("{}: no answer", peers.control_url)));
+    let points = match (measured, restored) {
+        (Ok(points), Ok(_)) => points,
+        (Err(error), Ok(_)) => return Err(error),
+        (Ok(_), Err(lost)) => return Err(lost.context("the channel could not be set back")),
+        (Err(error), Err(lost)) => return Err(anyhow!("{error:#}; the channel could not be set back: {lost:#}")),
+    };
     Ok(Sweep { codec_id, dataset: dataset.name.clone(), points })
 }
 
@@ -162,7 +176,7 @@ impl Tally {
 
     fn point(&self, profile: &v1::ChannelProfile, images: usize, seconds: f64) -> Result<Point> {
         let channel = ChannelConfig {
-            kind: wire::try_kind(profile.kind).map_err(|status| anyhow::anyhow!("{}", status.message()))?,
+            kind: wire::try_kind(profile.kind).map_err(|status| anyhow!("{}", status.message()))?,
             snr: SnrDb::try_new(profile.snr_db)?,
             k_factor: RicianK::try_new_db(profile.k_factor_db)?,
             coherence: profile.coherence as usize,

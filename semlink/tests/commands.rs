@@ -4,13 +4,20 @@ use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpListener as Port;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use futures::stream::Pending;
 use semlink_channel::SnrDb;
+use semlink_proto::v1::transmitter_server::{Transmitter, TransmitterServer};
+use semlink_proto::v1::{ClassifyRequest, ClassifyResponse};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
 
 /// Images of the synthetic data set.
 const IMAGES: usize = 12;
@@ -19,7 +26,7 @@ const IMAGES: usize = 12;
 struct Chain {
     transmitter: String,
     emulator: String,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl Chain {
@@ -36,7 +43,7 @@ impl Chain {
         let rate = "64".parse().expect("a rate");
         let config = semlink_transmitter::Config::new(emulator_url.clone(), bundle, rate);
         runtime.spawn(semlink_transmitter::serve(transmitter, config, forever()));
-        Chain { transmitter: transmitter_url, emulator: emulator_url, _runtime: runtime }
+        Chain { transmitter: transmitter_url, emulator: emulator_url, runtime }
     }
 }
 
@@ -64,12 +71,17 @@ fn assets() -> TempDir {
     dir
 }
 
-fn semlink(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+/// The binary, without settings from the environment.
+fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_semlink"));
     for variable in ["SEMLINK_ASSETS", "SEMLINK_TO", "SEMLINK_CONTROL", "SEMLINK_BUNDLE"] {
         command.env_remove(variable);
     }
-    command.args(arguments).output().expect("the binary runs")
+    command
+}
+
+fn semlink(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    command().args(arguments).output().expect("the binary runs")
 }
 
 fn stdout(output: &Output) -> String {
@@ -153,6 +165,56 @@ fn a_sweep_of_running_services_leaves_the_channel_as_it_was() {
     let get = stdout(&semlink(["channel", "get", "--json", "--control", control]));
     let profile: Value = serde_json::from_str(&get).expect("JSON");
     assert_eq!((&profile["channel"], &profile["snr_db"]), (&"awgn".into(), &7.0.into()));
+}
+
+/// A transmitter that says when an image has come and never answers.
+struct Silent(mpsc::UnboundedSender<()>);
+
+#[tonic::async_trait]
+impl Transmitter for Silent {
+    type ClassifyStreamStream = Pending<Result<ClassifyResponse, Status>>;
+
+    async fn classify(&self, _: Request<ClassifyRequest>) -> Result<Response<ClassifyResponse>, Status> {
+        self.0.send(()).expect("the test waits");
+        std::future::pending().await
+    }
+
+    async fn classify_stream(
+        &self,
+        _: Request<Streaming<ClassifyRequest>>,
+    ) -> Result<Response<Self::ClassifyStreamStream>, Status> {
+        Ok(Response::new(futures::stream::pending()))
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_sweep_that_is_stopped_leaves_the_channel_as_it_was() {
+    let dir = assets();
+    let chain = Chain::start(&dir.path().join("bundle"));
+    let (listener, to) = listener(&chain.runtime);
+    let (came, mut coming) = mpsc::unbounded_channel();
+    let server = Server::builder().add_service(TransmitterServer::new(Silent(came)));
+    chain.runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let (data, out) = (path(&dir, "data"), path(&dir, "out"));
+    for signal in ["-INT", "-TERM"] {
+        let mut sweep = command();
+        sweep.args(["sweep", "--to", &to, "--control", &chain.emulator, "--data", &data, "--out", &out]);
+        sweep.args(["--snr", "-10", "--channel", "rayleigh"]);
+        let sweep = sweep.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        // The channel has been changed by now, and the image is on its way for ever.
+        chain.runtime.block_on(coming.recv()).expect("an image");
+        let sent = Command::new("kill").arg(signal).arg(sweep.id().to_string()).status().expect("kill runs");
+        assert!(sent.success());
+        let output = sweep.wait_with_output().expect("an end");
+        assert_eq!(output.status.code(), Some(1), "{signal}: {}", stderr(&output));
+        assert_eq!(stderr(&output), "semlink: stopped before the end; nothing was written\n");
+        let get = stdout(&semlink(["channel", "get", "--json", "--control", &chain.emulator]));
+        let profile: Value = serde_json::from_str(&get).expect("JSON");
+        assert_eq!((&profile["channel"], &profile["snr_db"]), (&"awgn".into(), &7.0.into()));
+        assert_ne!(profile["version"], 0, "it was changed in between");
+    }
+    assert!(!Path::new(&out).join("sweep.json").exists());
 }
 
 #[test]
