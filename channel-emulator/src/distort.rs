@@ -7,20 +7,40 @@ use tonic::Status;
 
 use crate::profile::Profile;
 
+/// Bytes that a frame's `codec_id` may have.
+///
+/// With [`wire::MAX_SYMBOLS`] it bounds what goes on, channel state included, to little more than a mebibyte. All clients share the stream to
+/// the next Link, which would end it for a message above its own limit, 4 MiB.
+const MAX_CODEC_ID: usize = 256;
+
 /// Sends a frame through the channel of this profile. Its noise is named by (seed, `hop`, stream, sequence) and by nothing else.
 ///
 /// Channel state that an emulator before this one attached becomes that of the two channels in a row; if that one attached none, none
 /// can be attached here.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` for bytes that are no symbols or a channel state that cannot be, `UNIMPLEMENTED` for pilots.
+/// `INVALID_ARGUMENT` for no symbols, bytes that are no symbols, symbols so large that what arrives is not finite, a `codec_id` that is
+/// too long or a channel state that cannot be; `UNIMPLEMENTED` for pilots.
 pub(crate) fn distort(frame: &mut v1::Frame, profile: &Profile, hop: u64) -> Result<(), Status> {
+    if frame.codec_id.len() > MAX_CODEC_ID {
+        let bytes = frame.codec_id.len();
+        return Err(Status::invalid_argument(format!(
+            "codec_id has {bytes} bytes, at most {MAX_CODEC_ID} are accepted"
+        )));
+    }
     if !frame.pilots.is_empty() {
         return Err(Status::unimplemented("pilots are not available through this emulator"));
     }
     let mut symbols = wire::symbols("symbols", &frame.symbols)?;
+    if symbols.is_empty() {
+        return Err(Status::invalid_argument("symbols: the frame has none"));
+    }
     let key = FrameKey { seed: profile.seed, link: hop, stream: frame.stream, frame: frame.sequence };
     let applied = profile.channel.apply(key, &mut symbols);
+    // A next Link would refuse it too, but as if it had come like that.
+    if !symbols.iter().all(|symbol| symbol.is_finite()) {
+        return Err(Status::invalid_argument("symbols: too large for the channel, expected a mean power of 1"));
+    }
     frame.symbols = iq::encode(&symbols).into();
     frame.csi = match (profile.csi, &frame.csi, &frame.truth) {
         (crate::CsiMode::None, _, _) => None,

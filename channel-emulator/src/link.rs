@@ -1,9 +1,10 @@
 //! The `Link` service: frames in, through the channel, on to the next Link; its reports back.
 
-use std::sync::Arc;
+use std::future;
+use std::sync::{Arc, OnceLock};
 
 use futures::StreamExt as _;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use semlink_proto::v1::{self, link_server::Link};
 use semlink_service::{Drain, peer::LinkClient, wire};
 use tokio::sync::watch;
@@ -56,17 +57,23 @@ impl Link for LinkService {
 
     async fn transmit(&self, request: Request<Streaming<v1::Frame>>) -> Result<Response<Self::TransmitStream>, Status> {
         let inner = Arc::clone(&self.0);
-        let in_flight = inner.in_flight;
-        // A drain ends the reading, and so does a broken stream; what was read is still answered.
-        let reports = request
-            .into_inner()
-            .take_until(inner.drain.started())
-            .scan((), |(), frame| std::future::ready(frame.ok()))
+        // Set when the stream breaks: told last, after the reports of all frames that came before.
+        let broken = Arc::new(OnceLock::new());
+        let frames = request.into_inner().scan((), {
+            let broken = Arc::clone(&broken);
+            move |(), frame| future::ready(frame.map_err(|status| broken.set(status)).ok())
+        });
+        let (drained, in_flight) = (inner.drain.started(), inner.in_flight);
+        let reports = frames
+            // A drain ends the reading; what was read is still answered.
+            .take_until(drained)
             .map(move |frame| {
                 let inner = Arc::clone(&inner);
                 async move { Ok(inner.answer(frame).await) }
             })
             .buffer_unordered(in_flight);
-        Ok(Response::new(reports.boxed()))
+        let end =
+            stream::once(async move { broken.get().cloned() }).filter_map(|status| future::ready(status.map(Err)));
+        Ok(Response::new(reports.chain(end).boxed()))
     }
 }

@@ -72,6 +72,13 @@ impl Service {
         ChannelControlClient::new(self.channel().await)
     }
 
+    /// Changes the channel.
+    pub(crate) async fn set(&self, change: impl FnOnce(&mut v1::SetChannelRequest)) -> v1::ChannelProfile {
+        let mut request = v1::SetChannelRequest::default();
+        change(&mut request);
+        self.control().await.set_channel(request).await.expect("a valid change").into_inner()
+    }
+
     /// Sends the frames in one stream and gives the reports in the order of their ids.
     pub(crate) async fn transmit(&self, frames: Vec<v1::Frame>) -> Vec<v1::FrameReport> {
         let mut link = LinkClient::new(self.channel().await);
