@@ -23,7 +23,28 @@ pub fn run(program: &str, main: impl Future<Output = Result<(), Error>>) -> Exit
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|source| Error::Config(vec![format!("cannot start the runtime: {source}")]))
+        .map_err(|source| Error::Runtime { source })
         .and_then(|runtime| runtime.block_on(main));
     report(program, result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `ExitCode` shows itself in no other way.
+    fn said(result: Result<(), Error>) -> String {
+        format!("{:?}", report("test", result))
+    }
+
+    #[test]
+    fn only_wrong_configuration_is_64() {
+        let code = |code: u8| format!("{:?}", ExitCode::from(code));
+        let io = || std::io::Error::other("no");
+        assert_eq!(said(Ok(())), code(0));
+        assert_eq!(said(Err(Error::Config(vec!["--a: b".into()]))), code(64));
+        assert_eq!(said(Err(Error::Listen { address: "x".into(), source: io() })), code(1));
+        assert_eq!(said(Err(Error::Runtime { source: io() })), code(1));
+        assert_eq!(format!("{:?}", run("test", async { Ok(()) })), code(0));
+    }
 }

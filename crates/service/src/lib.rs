@@ -1,6 +1,8 @@
 //! The shell that the services share: server with health and reflection, graceful shutdown, logs, exit status, conversions between
 //! wire and channel types, and the way to the next `Link`.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+
 pub mod config;
 mod drain;
 pub mod exit;
@@ -25,6 +27,12 @@ pub enum Error {
     Listen {
         /// As it was given.
         address: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The system gives no threads to run on.
+    #[error("cannot start the runtime: {source}")]
+    Runtime {
         /// The cause.
         source: std::io::Error,
     },

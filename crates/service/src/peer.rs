@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -17,7 +17,8 @@ use tonic::{Code, Status, Streaming};
 
 /// Frames that may wait to be written; beyond it callers wait.
 const WRITE_QUEUE: usize = 256;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// To connect, and again to answer: a peer may accept connections and then say nothing.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A peer that went without a goodbye is noticed after both of these.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,15 +78,38 @@ impl NextHop {
     pub fn as_str(&self) -> &str {
         &self.url
     }
+
+    /// A connection of its own for each stream: one that a peer has left is never tried again.
+    async fn open(&self) -> Result<Session, String> {
+        let channel = self.endpoint.connect().await.map_err(|error| causes(&error))?;
+        let (frames, written) = mpsc::channel(WRITE_QUEUE);
+        let mut link = link_client::LinkClient::new(channel);
+        let opened = tokio::time::timeout(CONNECT_TIMEOUT, link.transmit(ReceiverStream::new(written)));
+        let reports = opened
+            .await
+            .map_err(|_| format!("connected, but no answer within {} s", CONNECT_TIMEOUT.as_secs()))?
+            .map_err(|status| reason(&status))?;
+        let session = Session { frames, pending: Arc::new(Pending::new()) };
+        tokio::spawn(read(reports.into_inner(), Arc::clone(&session.pending), self.url.clone()));
+        Ok(session)
+    }
+
+    fn gone(&self, why: &str) -> Status {
+        Status::unavailable(format!("next hop {}: {why}", self.url))
+    }
 }
 
 impl FromStr for NextHop {
     type Err = String;
 
     fn from_str(url: &str) -> Result<NextHop, String> {
-        let wrong = || format!("{url:?} is no address of a service, expected http://HOST:PORT");
+        let wrong = || "no address of a service, expected http://HOST:PORT".to_owned();
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong())?;
-        if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none_or(str::is_empty) {
+        let uri = endpoint.uri();
+        let has_host = uri.host().is_some_and(|host| !host.is_empty());
+        let is_bare = uri.path_and_query().is_none_or(|path| path == "/")
+            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+        if uri.scheme_str() != Some("http") || !has_host || uri.port_u16().is_none() || !is_bare {
             return Err(wrong());
         }
         let endpoint = endpoint
@@ -128,7 +152,8 @@ impl LinkClient {
                 Line::Up(session) if session.pending.is_open() => return Ok(session.clone()),
                 Line::Opening(opening) => opening.clone(),
                 Line::Up(_) | Line::Down => {
-                    let opening = Arc::clone(&self.0).open().boxed().shared();
+                    // Weak: what is stored in the line must not keep the line alive.
+                    let opening = open(self.0.next.clone(), Arc::downgrade(&self.0)).boxed().shared();
                     *line = Line::Opening(opening.clone());
                     opening
                 }
@@ -139,43 +164,30 @@ impl LinkClient {
 }
 
 impl Inner {
-    /// One attempt to open a stream; it leaves the line up or down.
-    async fn open(self: Arc<Self>) -> Result<Session, Status> {
-        let opened = self.connect().await;
-        let mut line = self.line();
-        match opened {
-            Ok(session) => {
-                *line = Line::Up(session.clone());
-                tracing::info!(next = self.next.url, "link up");
-                Ok(session)
-            }
-            Err(why) => {
-                *line = Line::Down;
-                Err(self.gone(&why))
-            }
-        }
-    }
-
-    /// A connection of its own for each stream: one that a peer has left is never tried again.
-    async fn connect(&self) -> Result<Session, String> {
-        let channel = self.next.endpoint.connect().await.map_err(|error| causes(&error))?;
-        let (frames, written) = mpsc::channel(WRITE_QUEUE);
-        let reports = link_client::LinkClient::new(channel)
-            .transmit(ReceiverStream::new(written))
-            .await
-            .map_err(|status| reason(&status))?;
-        let session = Session { frames, pending: Arc::new(Pending::new()) };
-        tokio::spawn(read(reports.into_inner(), Arc::clone(&session.pending), self.next.url.clone()));
-        Ok(session)
-    }
-
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn gone(&self, why: &str) -> Status {
-        Status::unavailable(format!("next hop {}: {why}", self.next.url))
+        self.next.gone(why)
     }
+}
+
+/// One attempt to open a stream; it leaves the line up or down.
+async fn open(next: NextHop, inner: Weak<Inner>) -> Result<Session, Status> {
+    let opened = next.open().await;
+    if let Some(inner) = inner.upgrade() {
+        *inner.line() = match &opened {
+            Ok(session) => Line::Up(session.clone()),
+            Err(_) => Line::Down,
+        };
+    }
+    match &opened {
+        Ok(_) => tracing::info!(next = next.url, "link up"),
+        // Each request tries again: as a warning it would flood the log.
+        Err(why) => tracing::debug!(next = next.url, why, "link cannot be opened"),
+    }
+    opened.map_err(|why| next.gone(&why))
 }
 
 /// Hands reports to their callers until the stream ends; whoever still waits then learns that it did.

@@ -1,0 +1,101 @@
+//! A service of the shell whose Link does what a test asks for.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use semlink_proto::v1::{self, link_server};
+use semlink_service::{Drain, Error, Shell};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+/// What a Link does with frames.
+#[derive(Debug, Clone)]
+pub(crate) enum Manner {
+    /// Reports each at once, until the drain.
+    Reports(Drain),
+    /// Reports in pairs, the second frame first.
+    Swaps(Drain),
+    /// Ends the stream at the first frame, without a report.
+    Leaves,
+    /// Never reports and never ends, drain or not.
+    Hangs,
+}
+
+struct Fake(Manner);
+
+/// A running service.
+pub(crate) struct Service {
+    pub(crate) url: String,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+impl Service {
+    pub(crate) async fn start(manner: impl FnOnce(Drain) -> Manner) -> Service {
+        Service::start_on(TcpListener::bind("127.0.0.1:0").await.expect("a free port"), manner)
+    }
+
+    pub(crate) fn start_on(listener: TcpListener, manner: impl FnOnce(Drain) -> Manner) -> Service {
+        Service::start_shell(listener, Shell::new("test"), manner)
+    }
+
+    pub(crate) fn start_shell(listener: TcpListener, shell: Shell, manner: impl FnOnce(Drain) -> Manner) -> Service {
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let link = link_server::LinkServer::new(Fake(manner(shell.drain())));
+        let shell = shell.add_service(link);
+        // An error: the test is over.
+        let serve = shell.serve(listener, async move { stopped.await.unwrap_or_default() });
+        Service { url, stop, task: tokio::spawn(serve) }
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        Channel::from_shared(self.url.clone()).expect("a URL").connect().await.expect("a listening service")
+    }
+
+    /// Begins the shutdown and gives the task that serves.
+    pub(crate) fn stopping(self) -> JoinHandle<Result<(), Error>> {
+        // A failed send: it has stopped already.
+        let _ = self.stop.send(());
+        self.task
+    }
+
+    /// Stops the service and waits for its end.
+    pub(crate) async fn stop(self) {
+        self.stopping().await.expect("no panic").expect("a clean end");
+    }
+}
+
+#[tonic::async_trait]
+impl link_server::Link for Fake {
+    type TransmitStream = BoxStream<'static, Result<v1::FrameReport, Status>>;
+
+    async fn transmit(&self, request: Request<Streaming<v1::Frame>>) -> Result<Response<Self::TransmitStream>, Status> {
+        let frames = request.into_inner().filter_map(|frame| async { frame.ok() });
+        let reports = match &self.0 {
+            Manner::Reports(drain) => frames.take_until(drain.started()).map(|frame| Ok(report(&frame))).boxed(),
+            Manner::Swaps(drain) => frames
+                .take_until(drain.started())
+                .chunks(2)
+                .flat_map(|pair| futures::stream::iter(pair.into_iter().rev().map(|frame| Ok(report(&frame)))))
+                .boxed(),
+            Manner::Leaves => frames.take(1).filter_map(|_| async { None }).boxed(),
+            Manner::Hangs => futures::stream::pending().boxed(),
+        };
+        Ok(Response::new(reports))
+    }
+}
+
+/// A report that shows which frame it is of.
+fn report(frame: &v1::Frame) -> v1::FrameReport {
+    v1::FrameReport { id: frame.id, decode_us: frame.sequence, ..Default::default() }
+}
+
+/// A frame with this id and sequence number.
+pub(crate) fn frame(id: u64, sequence: u64) -> v1::Frame {
+    v1::Frame { id, sequence, ..Default::default() }
+}
