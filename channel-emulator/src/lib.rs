@@ -17,12 +17,12 @@ mod profile;
 
 use semlink_proto::v1::channel_control_server::ChannelControlServer;
 use semlink_proto::v1::link_server::LinkServer;
-use semlink_service::peer::{LinkClient, NextHop};
+use semlink_service::peer::LinkClient;
 use semlink_service::{Error, Shell, config::Problems};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use config::Config;
+pub use config::{Config, Settings};
 pub use profile::CsiMode;
 
 use control::ControlService;
@@ -34,10 +34,7 @@ use link::{Inner, LinkService};
 /// [`Error::Config`] for settings that cannot be served with, all of them at once; [`Error::Serve`] when the server fails.
 pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
     let mut problems = Problems::new();
-    if !(1..=1 << 20).contains(&config.in_flight) {
-        problems.add("--in-flight", format!("{}, expected 1 to {}", config.in_flight, 1 << 20));
-    }
-    let next = problems.parse::<NextHop>("--next", &config.next);
+    let next = config.check(&mut problems);
     let next = problems.finish(next)?;
     let shell = Shell::new("semlink-channel-emulator");
     let (profile, now) = watch::channel(config.profile());

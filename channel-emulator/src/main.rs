@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use semlink_channel_emulator::{Config, serve};
-use semlink_service::{Error, config, exit, logging, shutdown};
+use semlink_channel_emulator::{Settings, serve};
+use semlink_service::config::{self, ListenAddress, Problems};
+use semlink_service::{Error, exit, logging, shutdown};
 
 /// Passes frames on to another Link, with noise and fading that can be changed live
 #[derive(Debug, Parser)]
@@ -15,7 +16,7 @@ struct Arguments {
     listen: String,
 
     #[command(flatten)]
-    config: Config,
+    settings: Settings,
 
     #[command(flatten)]
     log: logging::LogArgs,
@@ -25,8 +26,12 @@ fn main() -> ExitCode {
     exit::run("semlink-channel-emulator", run(Arguments::parse()))
 }
 
-async fn run(Arguments { listen, config, log }: Arguments) -> Result<(), Error> {
-    logging::init(&log)?;
+async fn run(Arguments { listen, settings, log }: Arguments) -> Result<(), Error> {
+    let mut problems = Problems::new();
+    problems.include(logging::init(&log));
+    problems.parse::<ListenAddress>("--listen", &listen);
+    let config = settings.check(&mut problems);
+    let config = problems.finish(config)?;
     let listener = config::listen(&listen).await?;
     serve(listener, config, shutdown::signal()).await
 }

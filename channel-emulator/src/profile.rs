@@ -1,6 +1,7 @@
 //! What the channel is at this moment: checked, versioned, and its form on the wire.
 
 use std::fmt;
+use std::str::FromStr;
 
 use semlink_channel::{ChannelConfig, RicianK, SnrDb};
 use semlink_proto::v1;
@@ -32,7 +33,7 @@ impl Profile {
     /// This profile with the fields that are present, and the next version if that makes a difference.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` naming the first field whose value cannot be; `UNIMPLEMENTED` for pilots.
+    /// `INVALID_ARGUMENT` naming the first field whose value cannot be; pilots are among them, this version has none.
     pub(crate) fn with(&self, change: &v1::SetChannelRequest) -> Result<Profile, Status> {
         let v1::SetChannelRequest { kind, snr_db, k_factor_db, coherence, csi, seed } = *change;
         let mut next = *self;
@@ -93,11 +94,24 @@ impl fmt::Display for CsiMode {
     }
 }
 
+impl FromStr for CsiMode {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<CsiMode, String> {
+        match name {
+            "perfect" => Ok(CsiMode::Perfect),
+            "none" => Ok(CsiMode::None),
+            "pilots" => Err("pilots are not available, use perfect or none".to_owned()),
+            _ => Err("unknown, expected perfect or none".to_owned()),
+        }
+    }
+}
+
 fn try_csi(number: i32) -> Result<CsiMode, Status> {
     match v1::CsiMode::try_from(number) {
         Ok(v1::CsiMode::Perfect) => Ok(CsiMode::Perfect),
         Ok(v1::CsiMode::None) => Ok(CsiMode::None),
-        Ok(v1::CsiMode::Pilots) => Err(Status::unimplemented("csi: pilots are not available, use perfect or none")),
+        Ok(v1::CsiMode::Pilots) => Err(Status::invalid_argument("csi: pilots are not available, use perfect or none")),
         Ok(v1::CsiMode::Unspecified) | Err(_) => Err(Status::invalid_argument(format!(
             "csi mode {number} is unknown, expected CSI_MODE_PERFECT (1) or CSI_MODE_NONE (3)"
         ))),
@@ -164,11 +178,11 @@ mod tests {
             (with(|c| c.kind = Some(0)), "channel kind 0"),
             (with(|c| c.kind = Some(77)), "channel kind 77"),
             (with(|c| c.csi = Some(-1)), "csi mode -1"),
+            (with(|c| c.csi = Some(v1::CsiMode::Pilots.into())), "pilots are not available"),
         ];
         for (status, named) in refusals {
             assert_eq!(status.code(), Code::InvalidArgument, "{status}");
             assert!(status.message().contains(named), "{status}");
         }
-        assert_eq!(with(|c| c.csi = Some(v1::CsiMode::Pilots.into())).code(), Code::Unimplemented);
     }
 }
