@@ -266,7 +266,10 @@ pub(crate) fn evaluate(run: &Path) -> Result<()> {
     let (top, clean) = (number(&teacher["accuracy"])?, number(&student["accuracy"])?);
     let (teacher_params, params) = (number(&teacher["params"])?, number(&student["params"])?);
     let evaluate = "evaluate";
-    let interval = |network: &Value| format!("95 % interval {} to {}", network["ci95"][0], network["ci95"][1]);
+    let interval = |network: &Value| {
+        let percent = |value: &Value| 100.0 * value.as_f64().unwrap_or(f64::NAN);
+        format!("95 % interval {:.2} to {:.2} %", percent(&network["ci95"][0]), percent(&network["ci95"][1]))
+    };
     let mut rows = vec![
         row("teacher, test accuracy", 100.0 * top, "%", "higher", json!(93.5), json!(95), evaluate),
         row(
@@ -292,21 +295,26 @@ pub(crate) fn evaluate(run: &Path) -> Result<()> {
     rows[1].note = format!("{params} parameters in the student, {} MACs", student["macs"]);
     rows[2].note = format!("student {:.2} %, {}", 100.0 * clean, interval(student));
     let points = report["points"].as_array().context("report.json has no points")?;
+    let at = |channel: &str, snr_db: f64| {
+        let found = points.iter().find(|p| p["channel"] == channel && p["snr_db"] == snr_db && p["k"] == 64);
+        found.with_context(|| format!("report.json has no point for k = 64, {channel}, {snr_db} dB"))
+    };
+    // The codec's own classifier reads more from the student's features than the teacher's does: the stricter baseline counts.
+    let best = number(&at("awgn", 20.0)?["accuracy"])?.max(clean);
     for (channel, snr_db, must, aim) in
         [("awgn", 10.0, 0.5, 0.2), ("awgn", 0.0, 1.0, 0.3), ("awgn", -10.0, 6.0, 3.0), ("rayleigh", 10.0, 2.0, 0.7)]
     {
-        let point =
-            points.iter().find(|p| p["channel"] == channel && p["snr_db"].as_f64() == Some(snr_db) && p["k"] == 64);
+        let point = at(channel, snr_db)?;
         let what = format!("k = 64, {channel}, {snr_db} dB: below clean accuracy");
-        let Some(point) = point else { bail!("report.json has no point for {what}") };
         let accuracy = number(&point["accuracy"])?;
-        let mut row = row(&what, 100.0 * (clean - accuracy), "points", "lower", json!(must), json!(aim), evaluate);
+        let mut row = row(&what, 100.0 * (best - accuracy), "points", "lower", json!(must), json!(aim), evaluate);
         let percent = |value: &Value| 100.0 * value.as_f64().unwrap_or(f64::NAN);
-        let (low, high, limit) = (percent(&point["ci95"][0]), percent(&point["ci95"][1]), percent(&point["limit"]));
+        let (low, high) = (percent(&point["ci95"][0]), percent(&point["ci95"][1]));
         row.note = format!(
-            "{:.2} % ({low:.2} to {high:.2}), limit {limit:.2} %, {} frames",
+            "{:.2} % ({low:.2} to {high:.2}), {} frames; clean: the codec's best at k = 64, {:.2} %",
             100.0 * accuracy,
-            point["images"]
+            point["images"],
+            100.0 * best
         );
         rows.push(row);
     }

@@ -10,7 +10,6 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
-mod batch;
 mod check;
 mod config;
 mod decisions;
@@ -25,11 +24,11 @@ use tokio::net::TcpListener;
 
 pub use config::Config;
 
-use batch::Limits;
 use check::Checker;
 use decisions::{Broadcast, DecisionsService};
 use link::LinkService;
 use model::Model;
+use semlink_service::batch::Limits;
 
 const NAME: &str = "semlink-receiver";
 

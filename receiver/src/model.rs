@@ -7,7 +7,7 @@ use semlink_codec::{Decision, DecoderHalf, Received};
 use semlink_proto::v1;
 use tonic::Status;
 
-use crate::batch::{Batcher, Limits};
+use semlink_service::batch::{Batcher, Limits};
 
 /// The way to the decoder.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use futures::stream;
 use indicatif::{ProgressBar, ProgressStyle};
+use semlink_channel::stats::wilson;
 use semlink_channel::{ChannelConfig, ChannelKind, RicianK, SnrDb};
 use semlink_proto::v1::channel_control_client::ChannelControlClient;
 use semlink_proto::v1::transmitter_client::TransmitterClient;
@@ -192,7 +193,7 @@ impl Tally {
             images,
             correct: self.correct,
             accuracy,
-            ci95: wilson(self.correct, images),
+            ci95: wilson(accuracy, images),
             snr_db_measured: (self.snr_known > 0).then(|| self.snr_db / self.snr_known as f64),
             images_per_second: n / seconds.max(1e-9),
             config: channel,
@@ -215,42 +216,9 @@ fn progress_bar(images: usize) -> ProgressBar {
     }
 }
 
-/// 95 % interval of a proportion of `correct` among `n` independent trials (Wilson 1927); \[0, 1\] for n = 0.
-fn wilson(correct: usize, n: usize) -> [f64; 2] {
-    // The 97.5 % quantile of the normal law.
-    const Z: f64 = 1.959_963_984_540_054;
-    if n == 0 {
-        return [0.0, 1.0];
-    }
-    let n = n as f64;
-    let p = correct as f64 / n;
-    let center = p + Z * Z / (2.0 * n);
-    let half = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
-    let total = 1.0 + Z * Z / n;
-    [((center - half) / total).max(0.0), ((center + half) / total).min(1.0)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn wilson_intervals_are_the_published_ones() {
-        // Newcombe (1998), Statistics in Medicine 17: 857-872, table I, method 3.
-        let published = [
-            (81, 263, [0.2553, 0.3662]),
-            (15, 148, [0.0624, 0.1605]),
-            (0, 20, [0.0, 0.1611]),
-            (1, 29, [0.0061, 0.1718]),
-        ];
-        for (correct, n, expected) in published {
-            let found = wilson(correct, n);
-            for (a, b) in found.iter().zip(expected) {
-                assert!((a - b).abs() < 5e-5, "{correct} of {n}: {found:?}, published {expected:?}");
-            }
-        }
-        assert_eq!(wilson(0, 0), [0.0, 1.0]);
-    }
 
     #[test]
     fn a_point_counts_by_index_and_label_and_averages_the_reported_snr() {

@@ -9,7 +9,6 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
-mod batch;
 mod classify;
 mod config;
 mod feedback;
@@ -28,11 +27,11 @@ use tokio::sync::Semaphore;
 
 pub use config::Config;
 
-use batch::Limits;
 use classify::{Inner, TransmitterService};
 use feedback::Feedback;
 use model::{Encoder, Model};
 use rate::{Rate, RateTable};
+use semlink_service::batch::Limits;
 
 const NAME: &str = "semlink-transmitter";
 /// Room in a message for what is not the image.

@@ -11,9 +11,9 @@ use semlink_channel::{ChannelUses, Complex32, iq};
 use semlink_codec::{EncoderHalf, EncoderState, ImageLimits, Input};
 use tonic::Status;
 
-use crate::batch::{Batcher, Limits, Lost};
 use crate::feedback::Feedback;
 use crate::rate::{Rate, RateTable};
+use semlink_service::batch::{Batcher, Limits, Lost};
 
 /// The way to the encoder.
 #[derive(Debug)]

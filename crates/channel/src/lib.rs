@@ -42,6 +42,7 @@ pub mod iq;
 pub mod limit;
 pub mod noise;
 pub mod power;
+pub mod stats;
 
 pub use awgn::Awgn;
 pub use config::{Applied, ChannelConfig};

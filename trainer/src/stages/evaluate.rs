@@ -6,7 +6,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use semlink_channel::{
-    ChannelConfig, ChannelKind, ChannelState, ChannelUses, Complex32, FrameKey, RicianK, SnrDb, limit,
+    ChannelConfig, ChannelKind, ChannelState, ChannelUses, Complex32, FrameKey, RicianK, SnrDb, limit, stats::wilson,
 };
 use semlink_codec::{Classifier, Condition, DecoderNetwork, EncoderNetwork, Estimates};
 use semlink_nn::{Mode, Params, checkpoint};
@@ -15,7 +15,7 @@ use super::teacher::Teacher;
 use super::{CODEC_FILE, Context};
 use crate::data::{self, accuracy};
 use crate::progress::Progress;
-use crate::report::{Network, Point, Report, wilson};
+use crate::report::{Network, Point, Report};
 use crate::{Result, plot};
 
 /// The report's file.

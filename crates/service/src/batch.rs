@@ -10,25 +10,25 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Bounds of a [`Batcher`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Jobs that may wait.
-    pub(crate) queue: usize,
+    pub queue: usize,
     /// Jobs of one batch.
-    pub(crate) batch: usize,
+    pub batch: usize,
 }
 
 /// The way to the model's thread, which ends when the last clone is gone.
 ///
 /// Batches adapt to the load: an idle model takes a job alone and at once; what arrives meanwhile is the next batch.
 #[derive(Debug)]
-pub(crate) struct Batcher<I, O> {
+pub struct Batcher<I, O> {
     jobs: mpsc::Sender<Job<I, O>>,
 }
 
 /// The job was lost because the model panicked on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the model failed on this input; see the log")]
-pub(crate) struct Lost;
+pub struct Lost;
 
 #[derive(Debug)]
 struct Job<I, O> {
@@ -41,7 +41,7 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn spawn(
+    pub fn spawn(
         name: &str,
         limits: Limits,
         mut work: impl FnMut(Vec<I>) -> Vec<O> + Send + 'static,
@@ -72,7 +72,7 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
     ///
     /// # Errors
     /// [`Lost`] when the model panicked.
-    pub(crate) async fn submit(&self, input: I) -> Result<O, Lost> {
+    pub async fn submit(&self, input: I) -> Result<O, Lost> {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Job { input, reply }).await.map_err(|_| Lost)?;
         answer.await.map_err(|_| Lost)
