@@ -60,6 +60,18 @@ pub enum Error {
         /// Where training can go on from.
         checkpoint: PathBuf,
     },
+    /// An architecture search that runs into skips and pools.
+    #[error(
+        "stage search: {:.0} % of the normal cell's edges are skips or pools, more than max_free_share allows ({:.0} %): \
+         the search has collapsed; raise beta_decay or warmup_epochs, lower alpha_lr, or raise the target",
+        100.0 * share, 100.0 * most
+    )]
+    Collapse {
+        /// What it came to.
+        share: f64,
+        /// What the recipe allows.
+        most: f64,
+    },
     /// The run was told to stop here.
     #[error("stage {stage}: stopped after step {step} of {total}; --resume goes on from there")]
     Stopped {

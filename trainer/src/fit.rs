@@ -101,6 +101,16 @@ pub(crate) trait Objective {
 
     /// Applies weights (frozen) to the validation split. The first figure decides which epoch is kept; more is better.
     fn validate(&self, weights: &Params) -> Result<Vec<(String, f64)>>;
+
+    /// What the objective itself learns beside the weights, for a checkpoint.
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Continues from a [`state`](Self::state) saved after `step` steps.
+    fn load_state(&mut self, _state: &BTreeMap<String, Tensor>, _step: usize) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Where a stage trains.
@@ -143,6 +153,14 @@ impl Job<'_> {
         &self,
         build: impl FnOnce(&Params) -> Result<O>,
     ) -> Result<BTreeMap<String, Tensor>> {
+        Ok(self.run_with(build)?.0)
+    }
+
+    /// As [`Job::run`]; gives the objective too, as it is after the last step.
+    pub(crate) fn run_with<O: Objective>(
+        &self,
+        build: impl FnOnce(&Params) -> Result<O>,
+    ) -> Result<(BTreeMap<String, Tensor>, O)> {
         let config = &self.config;
         let started = Instant::now();
         let saved = if self.resume && self.checkpoint().exists() { Some(self.read()?) } else { None };
@@ -151,7 +169,7 @@ impl Job<'_> {
             Some(saved) => Params::trainable(saved.part("model")),
             None => Params::init(config.seed, &Device::Cpu),
         };
-        let objective = build(&params)?;
+        let mut objective = build(&params)?;
         params.check_all_used()?;
         let mut optimizer = config.optimizer(&params)?;
         let mut state = State {
@@ -162,6 +180,7 @@ impl Job<'_> {
         };
         if let Some(saved) = saved {
             optimizer.load_state(&saved.part("optimizer"))?;
+            objective.load_state(&saved.part("objective"), saved.step)?;
             state.average.load(&saved.part("average"))?;
             state.best = saved.part("best");
             state.best_score = saved.best_score;
@@ -228,21 +247,29 @@ impl Job<'_> {
             let stop = self.stop_after.is_some_and(|most| state.step >= most);
             if epoch_done || stop || state.step.is_multiple_of(self.checkpoint_steps) {
                 let seconds = self.seconds_before.get() + started.elapsed().as_secs_f64();
-                self.save(&params, optimizer.as_ref(), &state, seconds)?;
+                self.save(&params, optimizer.as_ref(), &objective, &state, seconds)?;
             }
             if stop && state.step < total {
                 return Err(Error::Stopped { stage: self.stage, step: state.step, total });
             }
         }
         progress.finish();
-        Ok(state.best)
+        Ok((state.best, objective))
     }
 
-    fn save(&self, params: &Params, optimizer: &dyn Optimizer, state: &State, seconds: f64) -> Result<()> {
+    fn save(
+        &self,
+        params: &Params,
+        optimizer: &dyn Optimizer,
+        objective: &impl Objective,
+        state: &State,
+        seconds: f64,
+    ) -> Result<()> {
         let mut tensors = BTreeMap::new();
         let parts = [
             ("model", params.tensors()?),
             ("optimizer", optimizer.state()?),
+            ("objective", objective.state()?),
             ("average", state.average.saved(params)?),
             ("best", state.best.clone()),
         ];

@@ -11,9 +11,11 @@ mod plot;
 mod progress;
 pub mod recipe;
 pub mod report;
+mod search;
 mod stages;
 
 pub use augment::AugmentConfig;
 pub use error::{Error, Result};
 pub use fit::{FitConfig, OptimizerKind};
+pub use search::{CostMeasure, LatencyTable, SearchConfig, SearchReport};
 pub use stages::{Context, Stage};

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use semlink_trainer::recipe::Recipe;
-use semlink_trainer::{Context, Error, Stage, dataset};
+use semlink_trainer::recipe::{Recipe, StudentSpec};
+use semlink_trainer::{Context, Error, LatencyTable, Stage, dataset};
 
 /// Trains semantic codecs: a teacher, a small student distilled from it, and the channel codec around the student.
 #[derive(Debug, Parser)]
@@ -27,6 +27,7 @@ const RUN_HELP: &str = "\
 Stages, in order, and what they write into the run's folder:
   teacher   trains a large classifier, or takes the one that the recipe names   teacher.safetensors
   cache     the teacher's outputs for augmented views of the training images    cache.safetensors
+  search    KDL-DARTS: the student's cells, if the recipe searches them           genotype.json, search.json, .svg
   distill   stage 1: the student learns the teacher's features                  student.safetensors
   robust    stage 2: channel codec and classifier learn over random channels    codec.safetensors
   evaluate  accuracy on the test split by channel, SNR and channel uses         report.json, .svg, .txt
@@ -37,11 +38,14 @@ is what --resume continues from after a kill, with the result that the run would
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a recipe: teacher, cache, distill, robust, evaluate, bundle.
+    /// Runs a recipe: teacher, cache, search, distill, robust, evaluate, bundle.
     #[command(after_help = RUN_HELP)]
     Run {
         /// The experiment, e.g. recipes/fashion-mnist.toml.
         recipe: PathBuf,
+        /// Changes a key of the recipe, e.g. --set search.fit.seed=2; may be repeated.
+        #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+        changes: Vec<String>,
         /// Only this stage; earlier ones must have run in the same folder.
         #[arg(long)]
         stage: Option<Stage>,
@@ -60,6 +64,17 @@ enum Command {
         /// Stage bundle also copies bundle, teacher and sample to this folder, as the repository's assets/ holds them.
         #[arg(long)]
         assets: Option<PathBuf>,
+    },
+    /// Measures what each candidate operation of a recipe's search takes on this host, for [search] cost = { latency = FILE }.
+    Latency {
+        /// A recipe with a student of cells and a [search].
+        recipe: PathBuf,
+        /// Height and width of the images.
+        #[arg(long, num_args = 2, default_values_t = [28, 28])]
+        size: Vec<usize>,
+        /// The table to write.
+        #[arg(long, default_value = "latency.json")]
+        out: PathBuf,
     },
     /// The images of Fashion-MNIST.
     #[command(subcommand)]
@@ -88,6 +103,13 @@ enum Data {
     },
 }
 
+/// The host's CPU, where Linux tells it.
+fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name));
+    model.unwrap_or("unknown CPU").trim().to_owned()
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -100,10 +122,23 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> semlink_trainer::Result<()> {
     match cli.command {
-        Command::Run { recipe, stage, resume, data, out, threads, assets } => {
-            let recipe = Recipe::read(&recipe)?;
+        Command::Run { recipe, changes, stage, resume, data, out, threads, assets } => {
+            let recipe = Recipe::read(&recipe, &changes)?;
             semlink_nn::runtime::init(threads)?;
             Context::new(&recipe, data.as_deref(), out.as_deref())?.resume(resume).assets(assets).run(stage)
+        }
+        Command::Latency { recipe: path, size, out } => {
+            let recipe = Recipe::read(&path, &[])?;
+            let (Some(search), StudentSpec::Cells(spec)) = (&recipe.search, &recipe.student) else {
+                let faults = vec!["a latency table needs [search] and a student of cells".into()];
+                return Err(Error::Recipe { path, faults });
+            };
+            semlink_nn::runtime::init(Some(1))?;
+            let size = (size[0], size[1], recipe.data.mean.len());
+            let table = LatencyTable::measure(&spec.layout, &search.operations, size, machine())?;
+            table.write(&out)?;
+            println!("{} holds {} operations", out.display(), table.operations.len());
+            Ok(())
         }
         Command::Data(Data::Fetch { out, from }) => dataset::fetch(&from, &out),
         Command::Data(Data::Sample { data, out }) => dataset::sample(&data, &out),

@@ -65,7 +65,7 @@ fn panel(report: &Report, kind: ChannelKind, area: &DrawingArea<SVGBackend<'_>, 
         .y_label_formatter(&|y| format!("{y:.0}"))
         .draw()?;
     // Without a channel: what the student reaches.
-    let clean = 100.0 * report.student.accuracy;
+    let clean = 100.0 * report.clean;
     chart.draw_series(LineSeries::new([(low, clean), (high, clean)], BLACK.mix(0.4)))?;
     for (i, k) in rates.iter().enumerate() {
         let color = HSLColor(0.66 * (1.0 - i as f64 / (rates.len().max(2) - 1) as f64), 0.75, 0.42);

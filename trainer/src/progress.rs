@@ -92,6 +92,12 @@ impl Metrics {
         Ok(Self { file: file.map_err(|source| Error::Io { path: path.to_owned(), source })?, path: path.to_owned() })
     }
 
+    /// All lines of a file; one that a kill cut short is left out.
+    pub(crate) fn read(path: &Path) -> Result<Vec<serde_json::Value>> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
     pub(crate) fn write(&mut self, value: &serde_json::Value) -> Result<()> {
         writeln!(self.file, "{value}").map_err(|source| Error::Io { path: self.path.clone(), source })
     }

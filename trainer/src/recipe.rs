@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use semlink_channel::{ChannelKind, RicianK, SnrDb};
+use semlink_codec::cells::CellLayout;
 use semlink_codec::{CatConfig, InputSpec, ResidualConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::augment::AugmentConfig;
 use crate::fit::FitConfig;
+use crate::search::SearchConfig;
 use crate::{Error, Result};
 
 /// A whole experiment.
@@ -22,8 +24,11 @@ pub struct Recipe {
     pub teacher: TeacherConfig,
     /// Stage `cache`.
     pub cache: CacheConfig,
+    /// Stage `search`; needed by students whose cells are searched or random.
+    #[serde(default)]
+    pub search: Option<SearchConfig>,
     /// The network that stage `distill` trains.
-    pub student: StudentConfig,
+    pub student: StudentSpec,
     /// Stage `distill`.
     pub distill: DistillConfig,
     /// The codec that stage `robust` trains.
@@ -83,16 +88,50 @@ pub struct CacheConfig {
 
 /// The student's encoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StudentConfig {
-    /// Its sizes.
-    pub network: ResidualConfig,
+#[serde(rename_all = "lowercase")]
+pub enum StudentSpec {
+    /// A residual network, made by hand.
+    Residual(ResidualConfig),
+    /// A network of cells.
+    Cells(CellsSpec),
 }
 
-/// Stage `distill`: stage 1 of RKD-SC.
+/// A student of cells.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DistillConfig {
+pub struct CellsSpec {
+    /// Stem, order and width of the cells, head.
+    pub layout: CellLayout,
+    /// Where the cells come from.
+    pub genotype: GenotypeSource,
+}
+
+/// Where the cells of a student come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GenotypeSource {
+    /// Stage `search` finds them.
+    Search,
+    /// A `genotype.json`.
+    File(PathBuf),
+    /// Random ones within 5 % of the search's target, from this seed: a control.
+    Random(u64),
+}
+
+impl StudentSpec {
+    /// Length of the feature vector.
+    pub fn features(&self) -> usize {
+        match self {
+            Self::Residual(config) => config.features,
+            Self::Cells(spec) => spec.layout.features,
+        }
+    }
+}
+
+/// The distillation loss of stages `search` and `distill`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossWeights {
     /// Weight of the feature distance.
     pub feature_weight: f64,
     /// Weight of the divergence from the teacher's softened decision.
@@ -101,6 +140,36 @@ pub struct DistillConfig {
     pub task_weight: f64,
     /// Temperature of the softened decision.
     pub temperature: f32,
+}
+
+impl LossWeights {
+    /// Every fault, naming its field.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let Self { feature_weight, logit_weight, task_weight, temperature } = *self;
+        for (name, weight) in
+            [("feature_weight", feature_weight), ("logit_weight", logit_weight), ("task_weight", task_weight)]
+        {
+            if !(weight >= 0.0 && weight.is_finite()) {
+                faults.push(format!("{name} = {weight}, expected at least 0"));
+            }
+        }
+        if feature_weight + logit_weight + task_weight == 0.0 {
+            faults.push("all weights are 0".into());
+        }
+        if !(temperature > 0.0 && temperature.is_finite()) {
+            faults.push(format!("temperature = {temperature}, expected above 0"));
+        }
+        faults
+    }
+}
+
+/// Stage `distill`: stage 1 of RKD-SC.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillConfig {
+    /// What the student minimises.
+    pub loss: LossWeights,
     /// Optimisation.
     pub fit: FitConfig,
 }
@@ -150,13 +219,20 @@ pub struct EvaluateConfig {
 }
 
 impl Recipe {
-    /// Reads and checks a file.
+    /// Reads and checks a file, with `changes` of the form `section.key=value` (TOML values) made to it.
+    ///
+    /// A recipe with a line `base = "FILE"`, relative to its own folder, is that recipe with its own keys changed, table by table; only a
+    /// `[student]` replaces the other's whole.
     ///
     /// # Errors
     /// The file cannot be read, has unknown or missing keys, or describes something that cannot be run; all faults are listed.
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|faults| Error::Recipe { path: path.to_owned(), faults })
+    pub fn read(path: &Path, changes: &[String]) -> Result<Self> {
+        let refuse = |faults| Error::Recipe { path: path.to_owned(), faults };
+        let mut table = layered(path, 0)?;
+        for change in changes {
+            set(&mut table, change).map_err(|fault| refuse(vec![fault]))?;
+        }
+        Self::check(table.try_into().map_err(|e: toml::de::Error| e.to_string())).map_err(refuse)
     }
 
     /// The content of a file.
@@ -164,7 +240,11 @@ impl Recipe {
     /// # Errors
     /// Every fault found.
     pub fn parse(text: &str) -> std::result::Result<Self, Vec<String>> {
-        let recipe: Self = toml::from_str(text).map_err(|e| vec![e.to_string().trim().replace('\n', " ")])?;
+        Self::check(toml::from_str(text).map_err(|e| e.to_string()))
+    }
+
+    fn check(read: std::result::Result<Self, String>) -> std::result::Result<Self, Vec<String>> {
+        let recipe = read.map_err(|fault| vec![fault.trim().replace('\n', " ")])?;
         let faults = recipe.faults();
         if faults.is_empty() { Ok(recipe) } else { Err(faults) }
     }
@@ -196,16 +276,13 @@ impl Recipe {
         let smoothing = self.teacher.label_smoothing;
         check((0.0..1.0).contains(&smoothing), format!("teacher.label_smoothing = {smoothing}, expected 0 to below 1"));
         check((1..=64).contains(&self.cache.views), format!("cache.views = {}, expected 1 to 64", self.cache.views));
-        let (teacher, student) = (self.teacher.network.features, self.student.network.features);
+        let (teacher, student) = (self.teacher.network.features, self.student.features());
         check(
             teacher == student,
-            format!("teacher.network.features = {teacher} and student.network.features = {student} must be equal"),
+            format!("teacher.network.features = {teacher} and the student's features = {student} must be equal"),
         );
         let r = &self.robust;
         let weights = [
-            ("distill.feature_weight", self.distill.feature_weight),
-            ("distill.logit_weight", self.distill.logit_weight),
-            ("distill.task_weight", self.distill.task_weight),
             ("robust.awgn", r.awgn),
             ("robust.rayleigh", r.rayleigh),
             ("robust.rician", r.rician),
@@ -218,9 +295,8 @@ impl Recipe {
         }
         check(r.awgn + r.rayleigh + r.rician > 0.0, "robust.awgn, rayleigh and rician are all 0".into());
         check((0.0..=1.0).contains(&r.unknown), format!("robust.unknown = {}, expected 0 to 1", r.unknown));
-        for (name, t) in [("distill.temperature", self.distill.temperature), ("robust.temperature", r.temperature)] {
-            check(t > 0.0 && t.is_finite(), format!("{name} = {t}, expected above 0"));
-        }
+        let t = r.temperature;
+        check(t > 0.0 && t.is_finite(), format!("robust.temperature = {t}, expected above 0"));
         let snrs = r
             .snr_db
             .iter()
@@ -244,12 +320,32 @@ impl Recipe {
         for fault in self.input(28, 28).faults() {
             faults.push(format!("data: {fault}"));
         }
-        for (name, network) in [("teacher.network", &self.teacher.network), ("student.network", &self.student.network)]
-        {
-            if let Err(e) = network.validate() {
+        let mut network = |name: &str, checked: semlink_codec::Result<()>| {
+            if let Err(e) = checked {
                 faults.push(format!("{name}: {e}"));
             }
+        };
+        network("teacher.network", self.teacher.network.validate());
+        match &self.student {
+            StudentSpec::Residual(config) => network("student.residual", config.validate()),
+            StudentSpec::Cells(spec) => {
+                let layout = spec.layout.validate();
+                let valid = layout.is_ok();
+                network("student.cells.layout", layout);
+                match (&self.search, &spec.genotype) {
+                    (Some(search), _) if valid => {
+                        // As above, any valid size: costs depend on it, parameters do not.
+                        let found = search.faults(&spec.layout, (28, 28, self.data.mean.len()));
+                        faults.extend(found.into_iter().map(|fault| format!("search.{fault}")));
+                    }
+                    (None, GenotypeSource::Search | GenotypeSource::Random(_)) => {
+                        faults.push("student.cells.genotype: searched and random cells need a [search]".into());
+                    }
+                    _ => {}
+                }
+            }
         }
+        faults.extend(self.distill.loss.faults().into_iter().map(|fault| format!("distill.loss.{fault}")));
         if let Err(e) = self.cat.validate() {
             faults.push(format!("cat: {e}"));
         }
@@ -265,6 +361,51 @@ impl Recipe {
     }
 }
 
+/// The content of a file on top of that of its base.
+fn layered(path: &Path, depth: usize) -> Result<toml::Table> {
+    let refuse = |fault: String| Error::Recipe { path: path.to_owned(), faults: vec![fault] };
+    if depth > 8 {
+        return Err(refuse("base leads to another base too often".into()));
+    }
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let mut table: toml::Table =
+        toml::from_str(&text).map_err(|e| refuse(e.to_string().trim().replace('\n', " ")))?;
+    let Some(base) = table.remove("base") else { return Ok(table) };
+    let Some(base) = base.as_str() else { return Err(refuse("base: expected the path of a recipe".into())) };
+    let mut whole = layered(&path.parent().unwrap_or(Path::new("")).join(base), depth + 1)?;
+    merge(&mut whole, table);
+    Ok(whole)
+}
+
+fn merge(onto: &mut toml::Table, changes: toml::Table) {
+    for (key, value) in changes {
+        match (onto.get_mut(&key), value) {
+            (Some(toml::Value::Table(onto)), toml::Value::Table(value)) if key != "student" => merge(onto, value),
+            (_, value) => {
+                onto.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Makes one change `section.key=value`.
+fn set(table: &mut toml::Table, change: &str) -> std::result::Result<(), String> {
+    let usage = || format!("{change}: expected section.key=value, the value as in a recipe");
+    let (path, value) = change.split_once('=').ok_or_else(usage)?;
+    let value: toml::Table = toml::from_str(&format!("value = {value}")).map_err(|_| usage())?;
+    let value = value.get("value").cloned().ok_or_else(usage)?;
+    let mut at = table;
+    let mut keys = path.trim().split('.').peekable();
+    while let Some(key) = keys.next() {
+        if keys.peek().is_none() {
+            at.insert(key.to_owned(), value);
+            return Ok(());
+        }
+        at = at.get_mut(key).and_then(toml::Value::as_table_mut).ok_or_else(|| format!("{change}: there is no {key}"))?;
+    }
+    Err(usage())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,20 +416,21 @@ mod tests {
     fn the_shipped_recipe_parses() {
         let recipe = Recipe::parse(SHIPPED).unwrap();
         assert_eq!(recipe.classes(), 10);
-        // The student is at most a 25th of the teacher.
+        // The student is at most a 30th of the teacher.
         let teacher = recipe.teacher.network.cost(28, 28, 1).params;
-        let student = recipe.student.network.cost(28, 28, 1).params;
-        assert!(student * 25 <= teacher, "student {student}, teacher {teacher}");
+        let StudentSpec::Residual(student) = &recipe.student else { panic!("not residual") };
+        let student = student.cost(28, 28, 1).params;
+        assert!(student * 30 <= teacher, "student {student}, teacher {teacher}");
     }
 
     #[test]
     fn all_faults_are_listed_together() {
         let bad = SHIPPED
-            .replace("views = 4", "views = 0")
+            .replace("views = 6", "views = 0")
             .replace("unknown = 0.15", "unknown = 1.5")
             .replace("snr_db = [-10.0, 20.0]", "snr_db = [-10.0, 200.0]")
             .replace("batch = 512", "batch = 0")
-            .replace("{ channels = 48, blocks = 0, stride = 2 }", "{ channels = 48, blocks = 0, stride = 9 }");
+            .replace("{ channels = 56, blocks = 0, stride = 2 }", "{ channels = 56, blocks = 0, stride = 9 }");
         let faults = Recipe::parse(&bad).unwrap_err().join("\n");
         for expected in ["cache.views", "robust.unknown", "200", "robust.fit.batch", "stages[1].stride"] {
             assert!(faults.contains(expected), "{faults}\nlacks {expected}");

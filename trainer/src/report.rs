@@ -14,8 +14,11 @@ pub struct Report {
     pub dataset: String,
     /// The teacher: encoder and classifier.
     pub teacher: Network,
-    /// The student's encoder, judged through the teacher's classifier, without a channel.
+    /// The student's encoder with a linear classifier of its own, without a channel.
     pub student: Network,
+    /// What the student's features are worth when nothing is lost on the way: the better of `student` and of the codec with all its channel
+    /// uses over AWGN at the highest SNR that it was trained for. Limits and losses count from here.
+    pub clean: f64,
     /// The codec over the channel.
     pub points: Vec<Point>,
 }

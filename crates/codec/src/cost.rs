@@ -21,7 +21,18 @@ impl Cost {
     /// A dense convolution without bias and its affine batch-norm, over `pixels` output pixels.
     pub fn conv_bn(kernel: usize, inputs: usize, outputs: usize, pixels: usize) -> Self {
         let weights = kernel * kernel * inputs * outputs;
-        Self { params: weights + 2 * outputs, macs: (weights * pixels) as u64 }
+        Self { params: weights, macs: (weights * pixels) as u64 } + Self::norm(outputs)
+    }
+
+    /// A depthwise convolution without bias, over `pixels` output pixels.
+    pub fn depthwise(kernel: usize, channels: usize, pixels: usize) -> Self {
+        let weights = kernel * kernel * channels;
+        Self { params: weights, macs: (weights * pixels) as u64 }
+    }
+
+    /// Scale and offset of a batch-norm.
+    pub fn norm(channels: usize) -> Self {
+        Self { params: 2 * channels, macs: 0 }
     }
 
     /// A linear layer with bias.

@@ -1,10 +1,11 @@
 //! What an image becomes on its way over the channel, in one definition for training and serving.
 //!
-//! Edge half: preprocessing, student encoder ([`ResidualNet`]), CAT encoder ([`CatEncoder`]). Server half: CAT decoder ([`CatDecoder`])
+//! Edge half: preprocessing, student encoder ([`StudentNet`]), CAT encoder ([`CatEncoder`]). Server half: CAT decoder ([`CatDecoder`])
 //! and [`Classifier`]. For serving, [`EncoderHalf`] and [`DecoderHalf`] load them from a bundle, which [`write_bundle`] writes.
 
 mod bundle;
 mod cat;
+pub mod cells;
 mod classifier;
 mod cost;
 mod edge;
@@ -15,6 +16,7 @@ mod network;
 mod preprocess;
 mod residual;
 mod server;
+mod student;
 #[doc(hidden)]
 pub mod testing;
 
@@ -29,3 +31,4 @@ pub use network::{DecoderNetwork, EncoderNetwork};
 pub use preprocess::{ImageError, ImageLimits, Input, InputSpec};
 pub use residual::{ResidualConfig, ResidualNet, StageConfig};
 pub use server::{Decision, DecoderHalf, Received};
+pub use student::{StudentConfig, StudentNet};

@@ -7,10 +7,10 @@ use semlink_nn::Params;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{CatConfig, DecoderNetwork, EncoderNetwork, InputSpec, ResidualConfig, Result};
+use crate::{CatConfig, DecoderNetwork, EncoderNetwork, InputSpec, Result, StudentConfig};
 
 /// The version of the bundle format that this crate writes and the only one that it reads.
-pub const BUNDLE_VERSION: u32 = 1;
+pub const BUNDLE_VERSION: u32 = 2;
 
 /// Everything about a bundle but its weights. Unknown fields are refused: they would be from another version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct Manifest {
     /// When the bundle was written: RFC 3339, UTC.
     pub created: String,
     /// The student encoder.
-    pub student: ResidualConfig,
+    pub student: StudentConfig,
     /// Both channel-aware transformers, with the numbers of channel uses that they offer.
     pub cat: CatConfig,
     /// The encoder's input.
@@ -34,7 +34,7 @@ pub struct Manifest {
     pub labels: Vec<String>,
     /// Lowest and highest average SNR in dB that the codec was trained for.
     pub snr_range_db: [f32; 2],
-    /// Top-1 accuracy of the student without a channel, 0 to 1, on the test split; absent if it was not measured.
+    /// Top-1 accuracy when nothing is lost on the way, 0 to 1, on the test split; absent if it was not measured.
     #[serde(default)]
     pub clean_accuracy: Option<f64>,
     /// Top-1 accuracy over the channel; empty if it was not measured.
@@ -112,7 +112,7 @@ impl Manifest {
     }
 
     pub(crate) fn decoder_network(&self, params: &Params) -> Result<DecoderNetwork> {
-        DecoderNetwork::new(params, &self.cat, self.student.features, self.classes())
+        DecoderNetwork::new(params, &self.cat, self.student.features(), self.classes())
     }
 
     /// Every fault, naming its field; none if the networks can be built and served.

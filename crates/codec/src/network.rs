@@ -2,13 +2,13 @@
 
 use semlink_nn::Params;
 
-use crate::{CatConfig, CatDecoder, CatEncoder, Classifier, ResidualConfig, ResidualNet, Result};
+use crate::{CatConfig, CatDecoder, CatEncoder, Classifier, Result, StudentConfig, StudentNet};
 
 /// What the edge runs: an image becomes features becomes symbols. Parameters below `student` and `cat_encoder`.
 #[derive(Debug, Clone)]
 pub struct EncoderNetwork {
     /// Images to features.
-    pub student: ResidualNet,
+    pub student: StudentNet,
     /// Features to symbols.
     pub cat: CatEncoder,
 }
@@ -30,11 +30,11 @@ impl EncoderNetwork {
     ///
     /// # Errors
     /// A faulty configuration; missing or misshapen parameters.
-    pub fn new(params: &Params, student: &ResidualConfig, cat: &CatConfig, channels: usize) -> Result<Self> {
+    pub fn new(params: &Params, student: &StudentConfig, cat: &CatConfig, channels: usize) -> Result<Self> {
         let [student_prefix, cat_prefix] = Self::PREFIXES;
         Ok(Self {
-            student: ResidualNet::new(&params.sub(student_prefix), student, channels)?,
-            cat: CatEncoder::new(&params.sub(cat_prefix), cat, student.features)?,
+            student: StudentNet::new(&params.sub(student_prefix), student, channels)?,
+            cat: CatEncoder::new(&params.sub(cat_prefix), cat, student.features())?,
         })
     }
 }

@@ -8,7 +8,7 @@ use semlink_nn::Params;
 
 use crate::{
     BlocksConfig, BundleDraft, BundleError, CatConfig, DecoderNetwork, EncoderNetwork, InputSpec, Manifest, Provenance,
-    ResidualConfig, StageConfig, write_bundle as write,
+    ResidualConfig, StageConfig, StudentConfig, write_bundle as write,
 };
 
 /// Writes a bundle for 28 x 28 gray images, 10 classes and 8 to 256 channel uses into `dir`. The same seed gives the same bundle.
@@ -19,7 +19,7 @@ pub fn write_bundle(dir: impl AsRef<Path>, seed: u64) -> Result<Manifest, Bundle
     let draft = draft();
     let params = Params::init(seed, &Device::Cpu);
     EncoderNetwork::new(&params, &draft.student, &draft.cat, draft.input.channels)?;
-    DecoderNetwork::new(&params, &draft.cat, draft.student.features, draft.labels.len())?;
+    DecoderNetwork::new(&params, &draft.cat, draft.student.features(), draft.labels.len())?;
     let tensors = params.tensors().map_err(crate::Error::from)?;
     write(dir.as_ref(), draft, &tensors)
 }
@@ -30,7 +30,7 @@ pub fn draft() -> BundleDraft {
     let blocks = |width| BlocksConfig { width, blocks: 1, heads: 2, expansion: 2 };
     BundleDraft {
         created: "2025-01-01T00:00:00Z".to_owned(),
-        student: ResidualConfig { stem: 4, stages: vec![stage(8), stage(8)], features: 16 },
+        student: StudentConfig::Residual(ResidualConfig { stem: 4, stages: vec![stage(8), stage(8)], features: 16 }),
         cat: CatConfig { tokens: 8, rates: vec![8, 16, 32, 64, 128, 256], encoder: blocks(8), decoder: blocks(16) },
         input: InputSpec { height: 28, width: 28, channels: 1, mean: vec![0.5], std: vec![0.25] },
         labels: ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

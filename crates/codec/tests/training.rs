@@ -29,7 +29,7 @@ impl Codec {
         let draft = testing::draft();
         let params = Params::init(seed, &Device::Cpu);
         let encoder = EncoderNetwork::new(&params, &draft.student, &draft.cat, 1).unwrap();
-        let decoder = DecoderNetwork::new(&params, &draft.cat, draft.student.features, 10).unwrap();
+        let decoder = DecoderNetwork::new(&params, &draft.cat, draft.student.features(), 10).unwrap();
         Self { params, encoder, decoder }
     }
 
@@ -151,7 +151,7 @@ fn both_halves_count_their_parameters() {
     use semlink_codec::{CatDecoder, CatEncoder, Classifier};
     let (codec, draft) = (Codec::new(4), testing::draft());
     let student = draft.student.cost(28, 28, 1);
-    let features = draft.student.features;
+    let features = draft.student.features();
     let counted = [
         ("student", student.params),
         ("cat_encoder", CatEncoder::cost(&draft.cat, features).params),

@@ -27,13 +27,16 @@ pub use params::{Buffer, Init, Params};
 pub enum Mode {
     /// Batch-norm uses and records the batch's statistics.
     Train,
+    /// Batch-norm uses the batch's statistics and records nothing: a step that learns something else than the weights, such as
+    /// an architecture, must not move them.
+    Probe,
     /// Batch-norm uses the recorded statistics; nothing changes.
     Eval,
 }
 
 impl Mode {
-    /// True for [`Mode::Train`].
-    pub fn is_train(self) -> bool {
-        self == Mode::Train
+    /// Whether batch-norm normalises with the batch's own statistics.
+    pub fn uses_batch_statistics(self) -> bool {
+        self != Mode::Eval
     }
 }

@@ -53,6 +53,8 @@ pub struct Buffer(Arc<RwLock<Tensor>>);
 pub struct Params {
     inner: Arc<Inner>,
     prefix: String,
+    /// Weights are handed out without gradient.
+    detached: bool,
 }
 
 #[derive(Debug)]
@@ -150,7 +152,7 @@ impl Params {
 
     fn new(device: Device, source: Source) -> Self {
         let state = Mutex::new(State::default());
-        Self { inner: Arc::new(Inner { device, source, state }), prefix: String::new() }
+        Self { inner: Arc::new(Inner { device, source, state }), prefix: String::new(), detached: false }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -169,7 +171,13 @@ impl Params {
 
     /// The same parameters with `name` appended to the prefix of names: `params.sub("student").sub("stem")` is `student.stem`.
     pub fn sub(&self, name: impl Display) -> Self {
-        Self { inner: self.inner.clone(), prefix: self.full_name(&name.to_string()) }
+        Self { prefix: self.full_name(&name.to_string()), ..self.clone() }
+    }
+
+    /// The same parameters, handed out without gradient: a network built from them computes with the present values, follows every step
+    /// of the optimiser, and spares a backward pass the gradients of its weights.
+    pub fn detached(&self) -> Self {
+        Self { detached: true, ..self.clone() }
     }
 
     /// The prefix of names; empty at the root.
@@ -186,6 +194,11 @@ impl Params {
     /// # Errors
     /// The checkpoint lacks the name or holds another shape, or the name is in use as a buffer.
     pub fn weight(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
+        let weight = self.attached(name, shape, init)?;
+        Ok(if self.detached { weight.detach() } else { weight })
+    }
+
+    fn attached(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
         let name = self.full_name(name);
         let mut state = self.state();
         if state.buffers.contains_key(&name) {

@@ -34,12 +34,12 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     };
     let draft = BundleDraft {
         created: rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())),
-        student: recipe.student.network.clone(),
+        student: context.student()?,
         cat: recipe.cat.clone(),
         input: data.input.clone(),
         labels: recipe.data.labels.clone(),
         snr_range_db: recipe.robust.snr_db,
-        clean_accuracy: Some(report.student.accuracy),
+        clean_accuracy: Some(report.clean),
         accuracy: report.points.iter().map(point).collect(),
         provenance: Provenance {
             recipe: recipe.name.clone(),

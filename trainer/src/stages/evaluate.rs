@@ -11,6 +11,7 @@ use semlink_channel::{
 use semlink_codec::{Classifier, Condition, DecoderNetwork, EncoderNetwork, Estimates};
 use semlink_nn::{Mode, Params, checkpoint};
 
+use super::distill::Student;
 use super::teacher::Teacher;
 use super::{CODEC_FILE, Context};
 use crate::data::{self, accuracy};
@@ -97,10 +98,11 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     let codec = checkpoint::load(&context.need(CODEC_FILE, "robust")?, &Device::Cpu)?;
     let params = Params::frozen(codec.tensors);
     let channels = context.data()?.input.channels;
-    let encoder = EncoderNetwork::new(&params, &recipe.student.network, &recipe.cat, channels)?;
-    let decoder = DecoderNetwork::new(&params, &recipe.cat, recipe.student.network.features, recipe.classes())?;
+    let config = context.student()?;
+    let encoder = EncoderNetwork::new(&params, &config, &recipe.cat, channels)?;
+    let decoder = DecoderNetwork::new(&params, &recipe.cat, config.features(), recipe.classes())?;
     params.check_all_used()?;
-    let teacher = Teacher::load(context)?;
+    let (teacher, student) = (Teacher::load(context)?, Student::load(context)?);
 
     let test = data::test_split(recipe, &context.data_dir)?;
     let (height, width) = test.size();
@@ -111,15 +113,20 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     let cost = recipe.teacher.network.cost(height, width, channels)
         + Classifier::cost(recipe.teacher.network.features, recipe.classes());
     let teacher_found = network(cost.params, cost.macs, accuracy(&taught, test.labels())?);
-    let cost = recipe.student.network.cost(height, width, channels);
-    let student_found = network(cost.params, cost.macs, accuracy(&teacher.logits(&features)?, test.labels())?);
+    let cost = config.cost(height, width, channels);
+    let student_found = network(cost.params, cost.macs, accuracy(&student.classifier.forward(&features)?, test.labels())?);
     eprintln!("evaluate teacher {:.4}, student {:.4}", teacher_found.accuracy, student_found.accuracy);
 
     let parts = (0..n).step_by(BATCH).map(|start| Ok(features.narrow(0, start, BATCH.min(n - start))?));
     let features = parts.collect::<Result<Vec<_>>>()?;
     let measurement = Measurement { encoder, decoder, features, labels: test.labels(), seed: recipe.evaluate.seed };
-    let points = measure(context, &measurement, student_found.accuracy)?;
-    let report = Report { dataset: recipe.name.clone(), teacher: teacher_found, student: student_found, points };
+    let highest = ChannelConfig::awgn(SnrDb::try_new(recipe.robust.snr_db[1])?);
+    let uses = recipe.cat.rates.last().copied().unwrap_or(0);
+    let through = measurement.at(&highest, uses, 1)?.correct as f64 / n as f64;
+    let clean = student_found.accuracy.max(through);
+    let points = measure(context, &measurement, clean)?;
+    let (teacher, student) = (teacher_found, student_found);
+    let report = Report { dataset: recipe.name.clone(), teacher, student, clean, points };
     report.write(&context.dir.join(FILE))?;
     plot::write(&report, &context.dir.join("report.svg"))?;
     let table = context.dir.join("report.txt");
@@ -175,12 +182,13 @@ fn table_text(report: &Report) -> String {
     rates.sort_unstable();
     rates.dedup();
     let mut text = format!(
-        "teacher {:.2} %, {} parameters; student {:.2} %, {} parameters, {} multiply-accumulates\n",
+        "teacher {:.2} %, {} parameters; student {:.2} %, {} parameters, {} multiply-accumulates; clean {:.2} %\n",
         100.0 * report.teacher.accuracy,
         report.teacher.params,
         100.0 * report.student.accuracy,
         report.student.params,
-        report.student.macs
+        report.student.macs,
+        100.0 * report.clean
     );
     text += &format!("{:<9}{:>6} ", "channel", "dB");
     rates.iter().for_each(|k| text += &format!("{:>16}", format!("k = {k}")));

@@ -1,8 +1,8 @@
 //! The stages of a run, in order, and what they share.
 
 mod bundle;
-mod cache;
-mod distill;
+pub(crate) mod cache;
+pub(crate) mod distill;
 mod evaluate;
 mod robust;
 mod teacher;
@@ -16,13 +16,16 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 use std::time::Instant;
 
+use semlink_codec::StudentConfig;
+use semlink_codec::cells::{CellConfig, Genotype};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::data::{self, Data, to_hex};
 use crate::fit::{FitConfig, Job};
-use crate::recipe::{DataConfig, Recipe};
+use crate::recipe::{DataConfig, GenotypeSource, Recipe, StudentSpec};
+use crate::search;
 use crate::{Error, Result};
 
 /// What stage `robust` writes and `evaluate` and `bundle` read: all parameters of both halves, by their names in a bundle.
@@ -35,6 +38,8 @@ pub enum Stage {
     Teacher,
     /// Stores the teacher's outputs for augmented views of the training images.
     Cache,
+    /// KDL-DARTS: finds the student's cells, if the recipe asks for it.
+    Search,
     /// Stage 1 of RKD-SC: the student learns the teacher's features.
     Distill,
     /// Stage 2: CAT and classifier learn through simulated channels.
@@ -47,13 +52,15 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Self; 6] = [Self::Teacher, Self::Cache, Self::Distill, Self::Robust, Self::Evaluate, Self::Bundle];
+    pub const ALL: [Self; 7] =
+        [Self::Teacher, Self::Cache, Self::Search, Self::Distill, Self::Robust, Self::Evaluate, Self::Bundle];
 
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Teacher => "teacher",
             Self::Cache => "cache",
+            Self::Search => "search",
             Self::Distill => "distill",
             Self::Robust => "robust",
             Self::Evaluate => "evaluate",
@@ -66,11 +73,6 @@ impl FromStr for Stage {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        if text == "search" {
-            return Err(
-                "stage search is not part of this version; the student is the network of the recipe's [student]".into(),
-            );
-        }
         let names = Self::ALL.map(Self::name).join(", ");
         Self::ALL.into_iter().find(|stage| stage.name() == text).ok_or_else(|| format!("stages are {names}"))
     }
@@ -142,6 +144,35 @@ impl<'a> Context<'a> {
         Ok(self.data.get_or_init(|| data))
     }
 
+    /// The student's network.
+    pub(crate) fn student(&self) -> Result<StudentConfig> {
+        Ok(match &self.recipe.student {
+            StudentSpec::Residual(config) => StudentConfig::Residual(config.clone()),
+            StudentSpec::Cells(spec) => {
+                let genotype = match &spec.genotype {
+                    GenotypeSource::Search => self.genotype(&self.need(search::FILE, "search")?)?,
+                    GenotypeSource::File(path) => self.genotype(path)?,
+                    GenotypeSource::Random(seed) => {
+                        let Some(config) = &self.recipe.search else {
+                            return Err(Error::Split("a random genotype needs the recipe's [search]".into()));
+                        };
+                        let input = &self.data()?.input;
+                        let size = (input.height, input.width, input.channels);
+                        search::random_genotype(*seed, config, &spec.layout, size)?
+                    }
+                };
+                let config = CellConfig { layout: spec.layout.clone(), genotype };
+                config.validate()?;
+                StudentConfig::Cells(config)
+            }
+        })
+    }
+
+    fn genotype(&self, path: &Path) -> Result<Genotype> {
+        let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        Genotype::parse(&text).map_err(|e| Error::Report { path: path.to_owned(), what: e.to_string() })
+    }
+
     pub(crate) fn job(&self, stage: Stage, config: FitConfig) -> Job<'_> {
         Job {
             stage: stage.name(),
@@ -173,6 +204,7 @@ impl<'a> Context<'a> {
         let sections = [
             (Stage::Teacher, json!([data, recipe.teacher])),
             (Stage::Cache, json!(recipe.cache)),
+            (Stage::Search, self.search_inputs()),
             (Stage::Distill, json!([recipe.student, recipe.distill])),
             (Stage::Robust, json!([recipe.cat, recipe.robust])),
             (Stage::Evaluate, json!(recipe.evaluate)),
@@ -183,6 +215,28 @@ impl<'a> Context<'a> {
             hash.update(section.to_string());
         }
         to_hex(&hash.finalize())
+    }
+
+    /// What the search follows from; nothing where the student is not searched.
+    fn search_inputs(&self) -> serde_json::Value {
+        match (&self.recipe.student, &self.recipe.search) {
+            (StudentSpec::Cells(spec), Some(config)) if spec.genotype == GenotypeSource::Search => {
+                json!([spec.layout, config])
+            }
+            _ => serde_json::Value::Null,
+        }
+    }
+
+    fn search(&self) -> Result<()> {
+        match (&self.recipe.student, &self.recipe.search) {
+            (StudentSpec::Cells(spec), Some(config)) if spec.genotype == GenotypeSource::Search => {
+                search::run(self, config, &spec.layout)
+            }
+            _ => {
+                eprintln!("  search: the recipe names the student, nothing is searched");
+                Ok(())
+            }
+        }
     }
 
     /// Whether the stage ended in this folder with what the recipe now says about it and the stages before it.
@@ -210,6 +264,7 @@ impl<'a> Context<'a> {
             match stage {
                 Stage::Teacher => teacher::run(self)?,
                 Stage::Cache => cache::run(self)?,
+                Stage::Search => self.search()?,
                 Stage::Distill => distill::run(self)?,
                 Stage::Robust => robust::run(self)?,
                 Stage::Evaluate => evaluate::run(self)?,

@@ -15,7 +15,7 @@ use semlink_nn::{Mode, Params, checkpoint, ops};
 use serde_json::json;
 
 use super::cache::Cache;
-use super::distill::{self, divergence};
+use super::distill::{self, Student, divergence};
 use super::{CODEC_FILE, Context, Stage};
 use crate::Result;
 use crate::data::{Data, accuracy};
@@ -171,7 +171,7 @@ fn measure(
 
 /// Both halves but for the student; `channels` of the images name no parameter here.
 fn build(params: &Params, recipe: &Recipe, _channels: usize) -> Result<(semlink_codec::CatEncoder, DecoderNetwork)> {
-    let features = recipe.student.network.features;
+    let features = recipe.student.features();
     let [_, cat_encoder] = EncoderNetwork::PREFIXES;
     Ok((
         semlink_codec::CatEncoder::new(&params.sub(cat_encoder), &recipe.cat, features)?,
@@ -182,9 +182,8 @@ fn build(params: &Params, recipe: &Recipe, _channels: usize) -> Result<(semlink_
 /// Trains the codec and writes it together with the student.
 pub(crate) fn run(context: &Context) -> Result<()> {
     let (recipe, data) = (context.recipe, context.data()?);
-    let (student, cache) = (distill::load(context)?, Cache::load(context)?);
-    let teacher = super::teacher::Teacher::load(context)?;
-    let apply = |images: &Tensor| Ok(student.forward(images, Mode::Eval)?);
+    let (student, cache) = (Student::load(context)?, Cache::load(context)?);
+    let apply = |images: &Tensor| Ok(student.encoder.forward(images, Mode::Eval)?);
     let indices: Vec<usize> = (0..data.train.len()).collect();
     let views = (0..recipe.cache.views).map(|view| {
         let mut rows = Vec::new();
@@ -196,15 +195,16 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     });
     let train = views.collect::<Result<Vec<_>>>()?;
     let validation = data.validation.map(apply)?;
-    let clean_accuracy = accuracy(&teacher.logits(&validation)?, data.validation.labels())?;
-    let features = Features { train, validation, len: recipe.student.network.features };
+    let clean_accuracy = accuracy(&student.classifier.forward(&validation)?, data.validation.labels())?;
+    let features = Features { train, validation, len: recipe.student.features() };
     let job = context.job(Stage::Robust, recipe.robust.fit);
     let mut trained = job.run(|params| {
         let (encoder, decoder) = build(params, recipe, data.input.channels)?;
         Ok(Task { encoder, decoder, features: &features, cache: &cache, clean_accuracy, recipe, data })
     })?;
     let student = checkpoint::load(&context.need(distill::FILE, "distill")?, &Device::Cpu)?;
-    trained.extend(student.tensors);
+    let prefix = format!("{}.", Student::ENCODER);
+    trained.extend(student.tensors.into_iter().filter(|(name, _)| name.starts_with(&prefix)));
     let about = BTreeMap::from([
         ("format".to_owned(), "semlink codec, version 1".to_owned()),
         ("cat".to_owned(), json!(recipe.cat).to_string()),

@@ -37,10 +37,6 @@ impl Teacher {
         Ok((features, logits))
     }
 
-    pub(crate) fn logits(&self, features: &Tensor) -> Result<Tensor> {
-        Ok(self.classifier.forward(features)?)
-    }
-
     /// The trained teacher of this run.
     pub(crate) fn load(context: &Context) -> Result<Self> {
         let path = context.need(Self::FILE, "teacher")?;

@@ -10,7 +10,7 @@ use semlink_nn::checkpoint;
 
 use super::{Context, Stage};
 use crate::Error;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, StudentSpec};
 
 /// IDX files of `n` images of 12 x 12 whose class shows as a bright column, plus a pattern of their own.
 fn write_images(dir: &Path, which: &str, n: usize) {
@@ -36,7 +36,7 @@ fn small_recipe() -> Recipe {
     let network =
         ResidualConfig { stem: 4, stages: vec![StageConfig { channels: 8, blocks: 1, stride: 2 }], features: 16 };
     recipe.teacher.network = network.clone();
-    recipe.student.network = network;
+    recipe.student = StudentSpec::Residual(network);
     recipe.data.validation = 40;
     recipe.cache.views = 2;
     recipe.cat.rates = vec![8, 16];

@@ -9,7 +9,7 @@ use semlink_nn::{Params, checkpoint};
 use super::read::check_tensors;
 use super::{BundleError, Half, MANIFEST_FILE};
 use crate::manifest::{AccuracyPoint, BUNDLE_VERSION, Hashes, Manifest, Provenance, sha256};
-use crate::{CatConfig, EncoderNetwork, InputSpec, ResidualConfig};
+use crate::{CatConfig, EncoderNetwork, InputSpec, StudentConfig};
 
 /// A [`Manifest`] before its halves have been written: the same fields but version, id and hashes.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +17,7 @@ pub struct BundleDraft {
     /// See [`Manifest::created`].
     pub created: String,
     /// See [`Manifest::student`].
-    pub student: ResidualConfig,
+    pub student: StudentConfig,
     /// See [`Manifest::cat`].
     pub cat: CatConfig,
     /// See [`Manifest::input`].

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::BatchNorm2d;
+use super::{BatchNorm2d, Scale};
 use crate::ops::{self, Activation, Conv2dSpec};
 use crate::{Error, Init, Mode, Params, Result};
 
@@ -93,7 +93,8 @@ impl ConvBn {
     pub fn with_affine(params: &Params, config: ConvConfig, act: Activation, affine: bool) -> Result<Self> {
         let conv = Conv2d::new(&params.sub("conv"), config, false)?;
         let bn = BatchNorm2d::new(&params.sub("bn"), config.outputs, affine)?;
-        if !params.is_frozen() {
+        // What is scaled from elsewhere is never folded.
+        if !params.is_frozen() || !affine {
             return Ok(Self { act, body: Body::Learning { conv, bn } });
         }
         let (scale, offset) = bn.scale_and_offset()?;
@@ -107,6 +108,19 @@ impl ConvBn {
         match &self.body {
             Body::Learning { conv, bn } => bn.forward(&ops::conv2d(x, &conv.weight, conv.spec)?, self.act, mode),
             Body::Folded(conv) => conv.forward_act(x, self.act),
+        }
+    }
+
+    /// As [`ConvBn::forward`] without activation, the result multiplied by `scale`; for a layer that is not affine.
+    ///
+    /// # Errors
+    /// The layer has a scale of its own; another number of channels.
+    pub fn forward_scaled(&self, x: &Tensor, scale: &Scale, mode: Mode) -> Result<Tensor> {
+        match &self.body {
+            Body::Learning { conv, bn } => bn.forward_scaled(&conv.forward(x)?, scale, mode),
+            Body::Folded(_) => {
+                Err(Error::Argument { op: "batch_norm", what: "this layer has a scale of its own".into() })
+            }
         }
     }
 }

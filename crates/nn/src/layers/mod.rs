@@ -10,5 +10,5 @@ mod transformer;
 
 pub use conv::{Conv2d, ConvBn, ConvConfig};
 pub use linear::Linear;
-pub use norm::{BN_EPS, BN_MOMENTUM, BatchNorm2d};
+pub use norm::{BN_EPS, BN_MOMENTUM, BatchNorm2d, Scale};
 pub use transformer::{LayerNorm, SelfAttention};

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::ops::{self, Activation};
-use crate::{Buffer, Init, Mode, Params, Result};
+use crate::{Buffer, Error, Init, Mode, Params, Result};
 
 /// Added to the variance, as in PyTorch.
 pub const BN_EPS: f64 = 1e-5;
@@ -14,7 +14,7 @@ pub const BN_MOMENTUM: f64 = 0.1;
 ///
 /// Parameters: `weight` and `bias` `[channels]` (if affine). Buffers: `running_mean`, `running_var` `[channels]`; in
 /// [`Mode::Train`] each forward pass moves them by [`BN_MOMENTUM`] towards the batch's mean and unbiased variance.
-/// Frozen parameters are for serving: a layer built from them treats every mode as [`Mode::Eval`].
+/// [`Mode::Probe`] uses the batch's statistics and moves nothing. Frozen parameters are for serving: a layer built from them treats every mode as [`Mode::Eval`].
 #[derive(Debug, Clone)]
 pub struct BatchNorm2d {
     gamma_beta: Option<(Tensor, Tensor)>,
@@ -42,11 +42,34 @@ impl BatchNorm2d {
 
     /// `[.., channels]` to the same shape, activation applied.
     pub fn forward(&self, x: &Tensor, act: Activation, mode: Mode) -> Result<Tensor> {
-        let gamma_beta = self.gamma_beta.as_ref().map(|(g, b)| (g, b));
-        if self.frozen || !mode.is_train() {
+        self.normalise(x, self.gamma_beta.as_ref().map(|(g, b)| (g, b)), act, mode)
+    }
+
+    /// As [`BatchNorm2d::forward`] without activation, the result multiplied by `scale`; for a layer that is not affine.
+    ///
+    /// # Errors
+    /// The layer has a scale of its own; another number of channels.
+    pub fn forward_scaled(&self, x: &Tensor, scale: &Scale, mode: Mode) -> Result<Tensor> {
+        if self.gamma_beta.is_some() {
+            return Err(Error::Argument { op: "batch_norm", what: "this layer has a scale of its own".into() });
+        }
+        self.normalise(x, Some((&scale.gamma, &scale.zeros)), Activation::Identity, mode)
+    }
+
+    fn normalise(
+        &self,
+        x: &Tensor,
+        gamma_beta: Option<(&Tensor, &Tensor)>,
+        act: Activation,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        if self.frozen || !mode.uses_batch_statistics() {
             return ops::batch_norm_eval(x, gamma_beta, &self.mean.get(), &self.var.get(), BN_EPS, act);
         }
         let (y, stats) = ops::batch_norm_train(x, gamma_beta, BN_EPS, act)?;
+        if mode == Mode::Probe {
+            return Ok(y);
+        }
         let channels = stats.var.elem_count().max(1);
         let rows = (x.elem_count() / channels) as f64;
         // A single row has no unbiased variance; its biased one is zero and as good as any.
@@ -70,6 +93,28 @@ impl BatchNorm2d {
             None => from_mean.neg()?,
         };
         Ok((scale, offset))
+    }
+}
+
+/// A factor for each channel that comes from elsewhere than the layer's own parameters: the weight of a candidate operation in an
+/// architecture search. Gradients flow to it.
+#[derive(Debug, Clone)]
+pub struct Scale {
+    /// `[channels]`
+    gamma: Tensor,
+    zeros: Tensor,
+    ones: Tensor,
+}
+
+impl Scale {
+    /// Factors `[channels]`.
+    pub fn new(gamma: &Tensor) -> Result<Self> {
+        Ok(Self { gamma: gamma.clone(), zeros: gamma.zeros_like()?, ones: gamma.ones_like()? })
+    }
+
+    /// `x` `[.., channels]`, each channel multiplied by its factor.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        ops::batch_norm_eval(x, Some((&self.gamma, &self.zeros)), &self.zeros, &self.ones, 0.0, Activation::Identity)
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::mem::MaybeUninit;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::math;
 use super::raw::{self, CHUNK, View};
 use super::vectorise::vectorise;
-use crate::Result;
+use crate::{Error, Result};
 
 /// An element-wise activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -73,7 +73,43 @@ pub fn add_activate(a: &Tensor, b: &Tensor, act: Activation) -> Result<Tensor> {
     Ok(a.apply_op2(&b, AddActivate(act))?)
 }
 
+/// f(a + b + ...) element by element, of any number of tensors of one shape.
+///
+/// # Errors
+/// No tensor, or different shapes.
+pub fn sum_activate(terms: &[Tensor], act: Activation) -> Result<Tensor> {
+    match terms {
+        [] => Err(Error::Argument { op: "sum_activate", what: "there is nothing to sum".into() }),
+        [one] => activate(one, act),
+        [a, b] => add_activate(a, b, act),
+        [first, rest @ ..] => {
+            // Three at a time: half the passes over memory of a sum by twos.
+            let mut sum = first.clone();
+            let mut rest = rest;
+            while let [a, b, more @ ..] = rest {
+                if more.is_empty() {
+                    sum = add_activate(&sum, a, Activation::Identity)?;
+                    rest = &rest[1..];
+                    break;
+                }
+                let terms = [&sum, a, b].map(|t| raw::prepare(Add3::NAME, t));
+                let [first, a, b] = terms;
+                let (first, a, b) = (first?, a?, b?);
+                raw::expect_shape(Add3::NAME, "second tensor", &a, first.dims())?;
+                raw::expect_shape(Add3::NAME, "third tensor", &b, first.dims())?;
+                sum = first.apply_op3(&a, &b, Add3)?;
+                rest = more;
+            }
+            match rest {
+                [last] => add_activate(&sum, last, act),
+                _ => activate(&sum, act),
+            }
+        }
+    }
+}
+
 struct Activate(Activation);
+struct Add3;
 struct AddActivate(Activation);
 
 impl Activate {
@@ -82,6 +118,10 @@ impl Activate {
 
 impl AddActivate {
     const NAME: &'static str = "add_activate";
+}
+
+impl Add3 {
+    const NAME: &'static str = "add3";
 }
 
 impl Act for Identity {
@@ -151,6 +191,14 @@ vectorise! {
     fn add_forward<A: Act>(a: &[f32], b: &[f32], out: &mut [MaybeUninit<f32>]) {
         for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
             out.write(A::value(a + b));
+        }
+    }
+}
+
+vectorise! {
+    fn add3_forward(a: &[f32], b: &[f32], c: &[f32], out: &mut [MaybeUninit<f32>]) {
+        for (((out, a), b), c) in out.iter_mut().zip(a).zip(b).zip(c) {
+            out.write(a + b + c);
         }
     }
 }
@@ -251,5 +299,70 @@ impl CustomOp2 for AddActivate {
         };
         let d = raw::tensor(out, a.dims())?;
         Ok((Some(d.clone()), Some(d)))
+    }
+}
+
+impl CustomOp3 for Add3 {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        sa: &CpuStorage,
+        la: &Layout,
+        sb: &CpuStorage,
+        lb: &Layout,
+        sc: &CpuStorage,
+        lc: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (a, b) = (raw::slice(Self::NAME, sa, la)?, raw::slice(Self::NAME, sb, lb)?);
+        let c = raw::slice(Self::NAME, sc, lc)?;
+        // SAFETY: `add3_forward` writes every element.
+        let out = unsafe {
+            raw::build(a.len(), CHUNK, |start, out| {
+                let r = start..start + out.len();
+                add3_forward(&a[r.clone()], &b[r.clone()], &c[r], out);
+            })
+        };
+        raw::output(out, la.shape())
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(grad.clone()), Some(grad.clone()), Some(grad.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    #[test]
+    fn a_sum_of_any_length_and_its_gradient_are_those_of_pairwise_sums() {
+        for count in 1..=8 {
+            let value = |i: usize| (0..6).map(move |j| ((i * 7 + j * 3) % 5) as f32 - 2.0).collect::<Vec<_>>();
+            let vars: Vec<Var> =
+                (0..count).map(|i| Var::from_vec(value(i), (2, 3), &Device::Cpu).unwrap()).collect();
+            let terms: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+            let expected: Vec<f32> = (0..6).map(|j| (0..count).map(|i| value(i)[j]).sum::<f32>().max(0.0)).collect();
+            let y = sum_activate(&terms, Activation::Relu).unwrap();
+            assert_eq!(y.flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected, "{count} terms");
+            let grads = y.sum_all().unwrap().backward().unwrap();
+            for var in &vars {
+                let grad = grads.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let slope: Vec<f32> = expected.iter().map(|y| f32::from(u8::from(*y > 0.0))).collect();
+                assert_eq!(grad, slope, "{count} terms");
+            }
+        }
+        assert!(sum_activate(&[], Activation::Relu).is_err());
     }
 }

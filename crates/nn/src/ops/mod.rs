@@ -19,7 +19,7 @@ pub(crate) mod raw;
 mod softmax;
 pub(crate) mod vectorise;
 
-pub use activation::{Activation, activate, add_activate};
+pub use activation::{Activation, activate, add_activate, sum_activate};
 pub use attention::attention;
 pub use conv::{Conv2dSpec, conv2d, conv2d_bias_act};
 pub use layer_norm::layer_norm;
