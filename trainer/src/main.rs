@@ -125,7 +125,9 @@ fn run(cli: Cli) -> semlink_trainer::Result<()> {
         Command::Run { recipe, changes, stage, resume, data, out, threads, assets } => {
             let recipe = Recipe::read(&recipe, &changes)?;
             semlink_nn::runtime::init(threads)?;
-            Context::new(&recipe, data.as_deref(), out.as_deref())?.resume(resume).assets(assets).run(stage)
+            semlink_nn::runtime::on_pool(|| {
+                Context::new(&recipe, data.as_deref(), out.as_deref())?.resume(resume).assets(assets).run(stage)
+            })
         }
         Command::Latency { recipe: path, size, out } => {
             let recipe = Recipe::read(&path, &[])?;

@@ -13,7 +13,7 @@ pub struct Runtime {
     pub allocator_tuned: bool,
 }
 
-/// Sets up the allocator and a global rayon pool of `threads` threads, or of as many as this process may use
+/// Sets up the allocator, candle's own threads and a global rayon pool of `threads` threads, or of as many as this process may use
 /// ([`available_cpus`]).
 ///
 /// # Errors
@@ -24,10 +24,22 @@ pub fn init(threads: Option<usize>) -> Result<Runtime> {
     if threads == 0 {
         return Err(bad("at least one thread is needed".to_owned()));
     }
+    calm_candle();
     let allocator_tuned = keep_freed_memory();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("nn-{i}"));
     pool.build_global().map_err(|e| bad(e.to_string()))?;
     Ok(Runtime { threads, allocator_tuned })
+}
+
+/// Tells candle (0.11) to add tensors on the calling thread. Otherwise every sum of more than 64 Ki elements, which a backward pass
+/// makes for each gradient, is shared with threads of candle's own that spin while they wait: they take the cores from the global pool, and
+/// where another process runs too, most of the time goes into spinning.
+fn calm_candle() {
+    const NAME: &str = "CANDLE_NUM_THREADS";
+    if std::env::var_os(NAME).is_none() {
+        // SAFETY: `init` is to be called first thing in `main`: no other thread reads the environment.
+        unsafe { std::env::set_var(NAME, "1") };
+    }
 }
 
 /// Runs `f` on a thread of the global pool. A training loop inside does its share of every operator itself instead of sleeping
