@@ -1,11 +1,12 @@
 //! `semlink-bench`: measures what the project claims beside its peers and renders the results.
 //!
-//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|render`. The peers need Python with the packages of
+//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|render`. The peers need Python with the packages of
 //! `bench/peers/requirements.txt`: `--python PATH` or `SEMLINK_BENCH_PYTHON`.
 
 mod measure;
 mod render;
 mod results;
+mod search;
 
 use std::path::PathBuf;
 
@@ -39,6 +40,15 @@ enum Command {
         #[arg(default_value = "runs/fashion-mnist")]
         run: PathBuf,
     },
+    /// Searches and trains the students of recipes/search, as far as bench/results/search-arms.json lacks them, and compares them.
+    Search {
+        /// The run whose teacher and cache all share.
+        #[arg(default_value = "runs/fashion-mnist")]
+        run: PathBuf,
+        /// Only arms whose name starts so, e.g. random.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// Renders bench/results into docs/RESULTS.md.
     Render,
 }
@@ -50,6 +60,7 @@ fn main() -> Result<()> {
         Command::Encoder => measure::encoder(&cli.python),
         Command::Demo => measure::demo(),
         Command::Evaluate { run } => measure::evaluate(&run),
+        Command::Search { run, only } => search::run(&run, only.as_deref()),
         Command::Render => render::render(),
     }
 }

@@ -18,7 +18,7 @@ const TOPIC: &str = "link";
 /// Rounds of ours and the peer in turn; the median ratio is reported.
 const TURNS: usize = 3;
 
-fn row(what: &str, value: f64, unit: &str, better: &str, must: Value, aim: Value, command: &str) -> Row {
+pub(crate) fn row(what: &str, value: f64, unit: &str, better: &str, must: Value, aim: Value, command: &str) -> Row {
     let (unit, better, command) =
         (unit.into(), better.into(), format!("cargo run --release -p semlink-bench -- {command}"));
     Row { what: what.into(), value: Some(value), unit, better, must, aim, peer: None, command, note: String::new() }

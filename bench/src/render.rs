@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::results::{Row, read, root};
 
 /// Topics, in order, with their headings.
-const TOPICS: [(&str, &str); 1] = [("link", "The link works end to end")];
+const TOPICS: [(&str, &str); 2] = [("link", "The link works end to end"), ("search", "KDL-DARTS")];
 
 const INTRODUCTION: &str = "# Results
 

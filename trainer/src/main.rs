@@ -49,6 +49,9 @@ enum Command {
         /// Only this stage; earlier ones must have run in the same folder.
         #[arg(long)]
         stage: Option<Stage>,
+        /// Takes teacher and cache from another run's folder; stages teacher and cache need not run then.
+        #[arg(long, value_name = "RUN")]
+        from: Option<PathBuf>,
         /// Skips stages that are done and continues the one that was interrupted, with the result it would have had.
         #[arg(long)]
         resume: bool,
@@ -122,11 +125,15 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> semlink_trainer::Result<()> {
     match cli.command {
-        Command::Run { recipe, changes, stage, resume, data, out, threads, assets } => {
+        Command::Run { recipe, changes, stage, from, resume, data, out, threads, assets } => {
             let recipe = Recipe::read(&recipe, &changes)?;
             semlink_nn::runtime::init(threads)?;
             semlink_nn::runtime::on_pool(|| {
-                Context::new(&recipe, data.as_deref(), out.as_deref())?.resume(resume).assets(assets).run(stage)
+                let context = Context::new(&recipe, data.as_deref(), out.as_deref())?.resume(resume).assets(assets);
+                if let Some(from) = &from {
+                    context.take_from(from)?;
+                }
+                context.run(stage)
             })
         }
         Command::Latency { recipe: path, size, out } => {

@@ -368,8 +368,7 @@ fn layered(path: &Path, depth: usize) -> Result<toml::Table> {
         return Err(refuse("base leads to another base too often".into()));
     }
     let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    let mut table: toml::Table =
-        toml::from_str(&text).map_err(|e| refuse(e.to_string().trim().replace('\n', " ")))?;
+    let mut table: toml::Table = toml::from_str(&text).map_err(|e| refuse(e.to_string().trim().replace('\n', " ")))?;
     let Some(base) = table.remove("base") else { return Ok(table) };
     let Some(base) = base.as_str() else { return Err(refuse("base: expected the path of a recipe".into())) };
     let mut whole = layered(&path.parent().unwrap_or(Path::new("")).join(base), depth + 1)?;
@@ -401,7 +400,10 @@ fn set(table: &mut toml::Table, change: &str) -> std::result::Result<(), String>
             at.insert(key.to_owned(), value);
             return Ok(());
         }
-        at = at.get_mut(key).and_then(toml::Value::as_table_mut).ok_or_else(|| format!("{change}: there is no {key}"))?;
+        at = at
+            .get_mut(key)
+            .and_then(toml::Value::as_table_mut)
+            .ok_or_else(|| format!("{change}: there is no {key}"))?;
     }
     Err(usage())
 }
@@ -434,6 +436,38 @@ mod tests {
         let faults = Recipe::parse(&bad).unwrap_err().join("\n");
         for expected in ["cache.views", "robust.unknown", "200", "robust.fit.batch", "stages[1].stride"] {
             assert!(faults.contains(expected), "{faults}\nlacks {expected}");
+        }
+    }
+
+    #[test]
+    fn every_shipped_recipe_is_read_and_a_change_changes_one_key() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("recipes");
+        let mut found = 0;
+        for folder in [folder.clone(), folder.join("search")] {
+            for file in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                if file.extension().is_some_and(|e| e == "toml") {
+                    Recipe::read(&file, &[]).unwrap_or_else(|e| panic!("{e}"));
+                    found += 1;
+                }
+            }
+        }
+        assert!(found >= 6, "{found}");
+        let read = |changes: &[&str]| {
+            let changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
+            Recipe::read(&folder.join("search/random.toml"), &changes)
+        };
+        let StudentSpec::Cells(spec) = read(&["student.cells.genotype.random=7"]).unwrap().student else { panic!() };
+        assert_eq!(spec.genotype, GenotypeSource::Random(7));
+        for (change, expected) in [
+            ("search.targte=3.0", "targte"),
+            ("search.target=1.0", "lies between"),
+            ("serach.target=1.0", "no serach"),
+            ("search.operations=[\"conv_9x9\"]", "conv_9x9"),
+            ("search.partial=3", "divisor"),
+            ("search.target", "section.key=value"),
+        ] {
+            let fault = read(&[change]).unwrap_err().to_string();
+            assert!(fault.contains(expected), "{change}: {fault}");
         }
     }
 

@@ -222,8 +222,7 @@ impl Architecture {
                     let edge = |from: usize| {
                         let row = range.start + from;
                         let score = |column: usize| p[row][column] - price * costs.edges[k][row][column];
-                        let columns =
-                            (0..self.operations.len()).filter(|c| self.operations[*c] != Operation::None);
+                        let columns = (0..self.operations.len()).filter(|c| self.operations[*c] != Operation::None);
                         let best = columns.max_by(|a, b| score(*a).total_cmp(&score(*b))).unwrap_or(0);
                         (r[row] + score(best), from, best)
                     };

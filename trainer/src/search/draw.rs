@@ -151,10 +151,7 @@ fn draw_history(points: &[(f64, f64)], svg: &mut String) -> std::result::Result<
         .margin(14)
         .x_label_area_size(40)
         .y_label_area_size(60)
-        .build_cartesian_2d(
-            range(points.iter().map(|p| p.0).collect()),
-            range(points.iter().map(|p| p.1).collect()),
-        )?;
+        .build_cartesian_2d(range(points.iter().map(|p| p.0).collect()), range(points.iter().map(|p| p.1).collect()))?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)

@@ -1,11 +1,12 @@
 //! What each candidate operation takes on this host, with the kernels that will serve.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use semlink_codec::cells::{CellConfig, CellLayout, CellNet, Genotype, Edge, Operation, OperationLayer, Place};
+use semlink_codec::cells::{CellConfig, CellLayout, CellNet, Edge, Genotype, Operation, OperationLayer, Place};
 use semlink_nn::{Mode, Params, runtime};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -70,10 +71,8 @@ impl LatencyTable {
                 for from in [0, 2] {
                     done += 1;
                     let stride = place.stride(from);
-                    let name = key(*op, place, stride);
-                    if !table.operations.contains_key(&name) {
-                        let took = time_operation(*op, place, stride)?;
-                        table.operations.insert(name, took);
+                    if let Entry::Vacant(entry) = table.operations.entry(key(*op, place, stride)) {
+                        entry.insert(time_operation(*op, place, stride)?);
                     }
                     progress.tick(done);
                 }

@@ -186,9 +186,8 @@ impl<'a> Task<'a> {
     fn new(params: &Params, config: &'a SearchConfig, layout: &CellLayout, lessons: &'a Lessons<'a>) -> Result<Self> {
         let input = &lessons.data.input;
         let (channels, classes) = (input.channels, lessons.data.train.classes);
-        let net = |params: &Params| {
-            Supernet::new(params, layout, &config.operations, config.partial, channels, classes)
-        };
+        let net =
+            |params: &Params| Supernet::new(params, layout, &config.operations, config.partial, channels, classes);
         let alphas = Params::init(config.fit.seed, &Device::Cpu);
         let architecture = Architecture::new(&alphas, layout, &config.operations)?;
         let adam = AdamWConfig {

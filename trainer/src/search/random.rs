@@ -26,8 +26,7 @@ pub(crate) fn random_genotype(
 ) -> Result<Genotype> {
     let costs = CostTable::new(&config.cost, layout, &config.operations, size)?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let operations: Vec<Operation> =
-        config.operations.iter().copied().filter(|op| *op != Operation::None).collect();
+    let operations: Vec<Operation> = config.operations.iter().copied().filter(|op| *op != Operation::None).collect();
     for _ in 0..DRAWS {
         let mut cell = || -> Cell {
             let node = |node: usize| {

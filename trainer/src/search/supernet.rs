@@ -5,8 +5,8 @@
 //! are tensors of their own, nothing is copied for it.
 
 use candle_core::Tensor;
-use semlink_codec::cells::{CellInput, CellLayout, Operation, OperationLayer, Place, Stem};
 use semlink_codec::Classifier;
+use semlink_codec::cells::{CellInput, CellLayout, Operation, OperationLayer, Place, Stem};
 use semlink_nn::layers::Linear;
 use semlink_nn::ops::{self, Pool2dSpec};
 use semlink_nn::{Activation, Mode, Params};

@@ -76,7 +76,7 @@ mod tests {
             let distance = ((weights.as_tensor() - &target)?.sqr()? * 0.5)?;
             Ok((distance + (alphas.sqr()? * (c / 2.0))?)?.sum_all()?)
         };
-        let found = gradient(&[weights.clone()], &[alphas.clone()], xi, &train, &val).unwrap();
+        let found = gradient(std::slice::from_ref(&weights), std::slice::from_ref(&alphas), xi, &train, &val).unwrap();
         let found = found.get(&alphas).unwrap().to_vec1::<f32>().unwrap();
         for i in 0..3 {
             let (w, a, t) = (f64::from(w[i]), f64::from(a[i]), f64::from(t[i]));

@@ -35,7 +35,7 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    const FILE: &'static str = "cache.safetensors";
+    pub(crate) const FILE: &'static str = "cache.safetensors";
 
     /// What stage `cache` wrote.
     ///

@@ -190,9 +190,8 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     let cache = Cache::load(context)?;
     let lessons = Lessons::new(context, &cache, recipe.distill.loss)?;
     let job = context.job(Stage::Distill, recipe.distill.fit);
-    let trained = job.run(|params| {
-        Ok(Task { student: Student::new(params, &config, data)?, config: &config, lessons: &lessons })
-    })?;
+    let trained = job
+        .run(|params| Ok(Task { student: Student::new(params, &config, data)?, config: &config, lessons: &lessons }))?;
     let about = BTreeMap::from([
         ("format".to_owned(), "semlink student, version 1".to_owned()),
         ("network".to_owned(), json!(config).to_string()),

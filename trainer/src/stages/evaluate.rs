@@ -92,6 +92,17 @@ fn send(channel: &ChannelConfig, key: FrameKey, reals: &[f32]) -> Frame {
     Frame { symbols, state, signal_power, noise_power }
 }
 
+/// The student alone.
+pub(crate) fn student(context: &Context) -> Result<Network> {
+    let student = Student::load(context)?;
+    let test = data::test_split(context.recipe, &context.data_dir)?;
+    let ((height, width), n) = (test.size(), test.len());
+    let logits = test.map(|images| Ok(student.forward(images, Mode::Eval)?.1))?;
+    let accuracy = accuracy(&logits, test.labels())?;
+    let cost = context.student()?.cost(height, width, context.recipe.data.mean.len());
+    Ok(Network { params: cost.params, macs: cost.macs, accuracy, ci95: wilson(accuracy, n), images: n })
+}
+
 /// Measures and writes `report.json` and `report.svg`.
 pub(crate) fn run(context: &Context) -> Result<()> {
     let recipe = context.recipe;
@@ -114,7 +125,8 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         + Classifier::cost(recipe.teacher.network.features, recipe.classes());
     let teacher_found = network(cost.params, cost.macs, accuracy(&taught, test.labels())?);
     let cost = config.cost(height, width, channels);
-    let student_found = network(cost.params, cost.macs, accuracy(&student.classifier.forward(&features)?, test.labels())?);
+    let student_found =
+        network(cost.params, cost.macs, accuracy(&student.classifier.forward(&features)?, test.labels())?);
     eprintln!("evaluate teacher {:.4}, student {:.4}", teacher_found.accuracy, student_found.accuracy);
 
     let parts = (0..n).step_by(BATCH).map(|start| Ok(features.narrow(0, start, BATCH.min(n - start))?));

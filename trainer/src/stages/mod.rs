@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 use crate::data::{self, Data, to_hex};
 use crate::fit::{FitConfig, Job};
 use crate::recipe::{DataConfig, GenotypeSource, Recipe, StudentSpec};
+use crate::report::Network;
 use crate::search;
 use crate::{Error, Result};
 
@@ -133,6 +134,44 @@ impl<'a> Context<'a> {
     /// Lets stage `bundle` also copy bundle, teacher and sample to this folder.
     pub fn assets(self, assets: Option<PathBuf>) -> Self {
         Self { assets, ..self }
+    }
+
+    /// Takes the trained teacher and what it said of the training images from another run's folder; stages teacher and cache then need not
+    /// run here. Stages check that both belong to this recipe.
+    ///
+    /// # Errors
+    /// A file cannot be copied.
+    pub fn take_from(&self, run: &Path) -> Result<()> {
+        for file in [teacher::Teacher::FILE, cache::Cache::FILE] {
+            let (from, to) = (run.join(file), self.dir.join(file));
+            if to.exists() {
+                continue;
+            }
+            // A link costs nothing; across file systems it has to be a copy.
+            if fs::hard_link(&from, &to).is_err() {
+                fs::copy(&from, &to).map_err(|source| Error::Io { path: from, source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges the student alone on the test split, without a channel.
+    ///
+    /// # Errors
+    /// Stage distill has not run.
+    pub fn evaluate_student(&self) -> Result<Network> {
+        evaluate::student(self)
+    }
+
+    /// The genotype of this run's student; none if it is a residual network.
+    ///
+    /// # Errors
+    /// Stage search has not run.
+    pub fn genotype_of_student(&self) -> Result<Option<Genotype>> {
+        Ok(match self.student()? {
+            StudentConfig::Cells(config) => Some(config.genotype),
+            StudentConfig::Residual(_) => None,
+        })
     }
 
     /// Training and validation split, read once.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::Device;
+use semlink_codec::cells::{CellKind, Operation};
 use semlink_codec::{EncoderHalf, ResidualConfig, StageConfig};
 use semlink_nn::checkpoint;
 
@@ -97,6 +98,86 @@ fn a_resumed_run_ends_like_an_uninterrupted_one() {
     context.run(Some(Stage::Teacher)).unwrap();
     let (a, b) = (weights(whole.path(), "teacher.safetensors"), weights(broken.path(), "teacher.safetensors"));
     assert_eq!(a, b);
+}
+
+/// A searched student, as small as it gets.
+fn small_search() -> Recipe {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("recipes/search/searched.toml");
+    let mut recipe = Recipe::read(&path, &[]).unwrap();
+    let small = small_recipe();
+    let StudentSpec::Cells(spec) = &mut recipe.student else { panic!("not searched") };
+    (spec.layout.stem, spec.layout.width, spec.layout.nodes, spec.layout.features) = (vec![4, 4], 4, 2, 16);
+    spec.layout.cells = vec![CellKind::Normal, CellKind::Reduction];
+    let search = recipe.search.as_mut().unwrap();
+    search.target = 1500.0;
+    // With so few operations, a cell of pools is no collapse.
+    (search.warmup_epochs, search.max_free_share, search.tolerance) = (1, 1.0, 0.1);
+    (search.fit.epochs, search.fit.batch, search.fit.lr) = (3, 16, 0.01);
+    recipe.teacher = small.teacher;
+    (recipe.data, recipe.cache, recipe.distill.fit) = (small.data, small.cache, small.distill.fit);
+    recipe
+}
+
+#[test]
+fn a_search_finds_a_genotype_of_its_target_and_resumes_to_the_same() {
+    let data = tempfile::tempdir().unwrap();
+    write_images(data.path(), "train", 200);
+    write_images(data.path(), "t10k", 60);
+    let recipe = small_search();
+    let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let context = |out: &Path| Context::new(&recipe, Some(data.path()), Some(out)).unwrap().resume(true);
+    for stage in [Stage::Teacher, Stage::Cache, Stage::Search, Stage::Distill] {
+        context(whole.path()).run(Some(stage)).unwrap_or_else(|e| panic!("{}: {e}", stage.name()));
+    }
+    // Stopped during warm-up and while the architecture moves (five steps to an epoch).
+    context(broken.path()).take_from(whole.path()).unwrap();
+    for stop in [3, 8] {
+        let mut context = context(broken.path());
+        context.stop_after = Some(stop);
+        assert!(matches!(context.run(Some(Stage::Search)), Err(Error::Stopped { step, .. }) if step == stop));
+    }
+    context(broken.path()).run(Some(Stage::Search)).unwrap();
+    for file in ["genotype.json", "search.json", "genotype.svg"] {
+        let read = |dir: &Path| fs::read_to_string(dir.join(file)).unwrap();
+        assert_eq!(read(whole.path()), read(broken.path()), "{file}");
+    }
+    let report = fs::read_to_string(whole.path().join("search.json")).unwrap();
+    let report: crate::SearchReport = serde_json::from_str(&report).unwrap();
+    assert!((report.realised_cost / report.target - 1.0).abs() <= 0.1, "{report:?}");
+    assert!(report.entropy < 1.0 && report.discretised_loss.is_finite(), "{report:?}");
+    let student = context(whole.path()).evaluate_student().unwrap();
+    assert_eq!(student.params as f64, report.realised_cost);
+    assert_eq!(student.images, 60);
+}
+
+#[test]
+fn the_second_order_search_steps_too() {
+    let data = tempfile::tempdir().unwrap();
+    write_images(data.path(), "train", 200);
+    let mut recipe = small_search();
+    let search = recipe.search.as_mut().unwrap();
+    (search.second_order, search.fit.epochs) = (true, 2);
+    let out = tempfile::tempdir().unwrap();
+    let context = Context::new(&recipe, Some(data.path()), Some(out.path())).unwrap();
+    for stage in [Stage::Teacher, Stage::Cache, Stage::Search] {
+        context.run(Some(stage)).unwrap_or_else(|e| panic!("{}: {e}", stage.name()));
+    }
+}
+
+#[test]
+fn a_search_that_runs_into_pools_stops_and_says_so() {
+    let data = tempfile::tempdir().unwrap();
+    write_images(data.path(), "train", 200);
+    let mut recipe = small_search();
+    let search = recipe.search.as_mut().unwrap();
+    search.operations = vec![Operation::Skip, Operation::MaxPool3];
+    (search.penalty, search.max_free_share) = (0.0, 0.5);
+    let out = tempfile::tempdir().unwrap();
+    let context = Context::new(&recipe, Some(data.path()), Some(out.path())).unwrap();
+    context.run(Some(Stage::Teacher)).unwrap();
+    context.run(Some(Stage::Cache)).unwrap();
+    let stopped = context.run(Some(Stage::Search)).unwrap_err();
+    assert!(stopped.to_string().contains("collapsed"), "{stopped}");
 }
 
 #[test]

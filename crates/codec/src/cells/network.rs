@@ -79,12 +79,18 @@ impl CellLayout {
                 faults.push(fault);
             }
         };
-        check((1..=8).contains(&self.stem.len()), format!("stem has {} convolutions, expected 1 to 8", self.stem.len()));
+        check(
+            (1..=8).contains(&self.stem.len()),
+            format!("stem has {} convolutions, expected 1 to 8", self.stem.len()),
+        );
         for (i, channels) in self.stem.iter().enumerate() {
             check((1..=1024).contains(channels), format!("stem[{i}] = {channels}, expected 1 to 1024 channels"));
         }
         check((1..=1024).contains(&self.width), format!("width = {}, expected 1 to 1024", self.width));
-        check((1..=32).contains(&self.cells.len()), format!("cells has {} entries, expected 1 to 32", self.cells.len()));
+        check(
+            (1..=32).contains(&self.cells.len()),
+            format!("cells has {} entries, expected 1 to 32", self.cells.len()),
+        );
         let reductions = self.cells.iter().filter(|kind| **kind == CellKind::Reduction).count();
         check(reductions <= 6, format!("cells has {reductions} reductions, expected at most 6"));
         check((1..=8).contains(&self.nodes), format!("nodes = {}, expected 1 to 8", self.nodes));
@@ -108,7 +114,8 @@ impl CellLayout {
                 node *= 2;
                 size = halve(size);
             }
-            let place = Place { kind: *kind, inputs: [before, previous], halve_first, width: node, input, output: size };
+            let place =
+                Place { kind: *kind, inputs: [before, previous], halve_first, width: node, input, output: size };
             (before, previous) = (previous, node * self.nodes);
             halve_first = *kind == CellKind::Reduction;
             place
@@ -351,8 +358,7 @@ mod tests {
         // and pointwise 2 x 2 x 64 plus a 1x1 convolution 2 x 2 x 64, head 2 x 3.
         let edge = |from, op| Edge { from, op };
         let node = vec![vec![edge(0, Operation::Sep3), edge(1, Operation::Conv1)]];
-        let layout =
-            CellLayout { stem: vec![4], width: 2, cells: vec![CellKind::Normal], nodes: 1, features: 3 };
+        let layout = CellLayout { stem: vec![4], width: 2, cells: vec![CellKind::Normal], nodes: 1, features: 3 };
         let genotype = Genotype { version: Genotype::VERSION, normal: node.clone(), reduction: node };
         let cost = CellConfig { layout, genotype }.cost(8, 8, 1);
         assert_eq!(cost.macs, 64 * (36 + 16 + 18 + 4 + 4) + 6);
@@ -370,7 +376,8 @@ mod tests {
         }
         let served = CellNet::new(&Params::frozen(params.tensors().unwrap()), &config(), 1).unwrap();
         let rows = |t: Tensor| t.to_vec2::<f32>().unwrap();
-        let (a, b) = (rows(net.forward(&images, Mode::Eval).unwrap()), rows(served.forward(&images, Mode::Eval).unwrap()));
+        let (a, b) =
+            (rows(net.forward(&images, Mode::Eval).unwrap()), rows(served.forward(&images, Mode::Eval).unwrap()));
         for (i, (a, b)) in a.iter().zip(&b).enumerate() {
             let alone = rows(served.forward(&images.narrow(0, i, 1).unwrap(), Mode::Eval).unwrap());
             assert_eq!(&alone[0], b, "image {i}");

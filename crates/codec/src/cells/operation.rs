@@ -117,11 +117,18 @@ pub struct OperationLayer(Body);
 #[derive(Debug, Clone)]
 enum Body {
     Identity,
-    Pool { max: bool, window: Pool2dSpec, bn: BatchNorm2d },
+    Pool {
+        max: bool,
+        window: Pool2dSpec,
+        bn: BatchNorm2d,
+    },
     /// Strided skip.
     Shrink(ConvBn),
     Dense(ConvBn),
-    Separable { depthwise: Conv2d, pointwise: ConvBn },
+    Separable {
+        depthwise: Conv2d,
+        pointwise: ConvBn,
+    },
 }
 
 impl OperationLayer {
@@ -217,7 +224,11 @@ mod tests {
                     continue;
                 };
                 let out = if stride == 1 { 7 } else { 4 };
-                assert_eq!(params.count(), operation.cost(6, stride, out * out).params, "{operation:?}, stride {stride}");
+                assert_eq!(
+                    params.count(),
+                    operation.cost(6, stride, out * out).params,
+                    "{operation:?}, stride {stride}"
+                );
                 let x = Tensor::ones((2, 7, 7, 6), candle_core::DType::F32, &Device::Cpu).unwrap();
                 assert_eq!(layer.forward(&x, Mode::Train).unwrap().dims(), [2, out, out, 6], "{operation:?}");
             }

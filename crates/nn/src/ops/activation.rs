@@ -350,8 +350,7 @@ mod tests {
     fn a_sum_of_any_length_and_its_gradient_are_those_of_pairwise_sums() {
         for count in 1..=8 {
             let value = |i: usize| (0..6).map(move |j| ((i * 7 + j * 3) % 5) as f32 - 2.0).collect::<Vec<_>>();
-            let vars: Vec<Var> =
-                (0..count).map(|i| Var::from_vec(value(i), (2, 3), &Device::Cpu).unwrap()).collect();
+            let vars: Vec<Var> = (0..count).map(|i| Var::from_vec(value(i), (2, 3), &Device::Cpu).unwrap()).collect();
             let terms: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
             let expected: Vec<f32> = (0..6).map(|j| (0..count).map(|i| value(i)[j]).sum::<f32>().max(0.0)).collect();
             let y = sum_activate(&terms, Activation::Relu).unwrap();

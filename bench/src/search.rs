@@ -1,0 +1,223 @@
+//! The comparison of searched students with their controls, arm by arm; an arm that is done is never run again.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use semlink_codec::cells::Genotype;
+use semlink_nn::runtime;
+use semlink_trainer::recipe::Recipe;
+use semlink_trainer::{Context, SearchReport, Stage};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::measure::row;
+use crate::results::{read as read_topic, record, root};
+
+/// One trained student.
+#[derive(Debug, Serialize, Deserialize)]
+struct Arm {
+    /// The recipe's file name in recipes/search, and the seed.
+    name: String,
+    params: usize,
+    macs: u64,
+    /// On the test split.
+    accuracy: f64,
+    ci95: [f64; 2],
+    search_seconds: f64,
+    distill_seconds: f64,
+    search: Option<SearchReport>,
+    genotype: Option<Genotype>,
+}
+
+/// Recipes with what changes from seed to seed, and how many seeds.
+const ARMS: [(&str, &str, u64); 5] = [
+    ("searched", "search.fit.seed", 3),
+    ("random", "student.cells.genotype.random", 8),
+    ("hand-made", "distill.fit.seed", 3),
+    ("task-only", "search.fit.seed", 1),
+    ("no-penalty", "search.fit.seed", 1),
+];
+
+const FILE: &str = "bench/results/search-arms.json";
+
+pub(crate) fn run(run: &Path, only: Option<&str>) -> Result<()> {
+    runtime::init(None)?;
+    prepare(run)?;
+    let mut arms = read()?;
+    // All arms with one seed first: a comparison that is cut short is then thin but whole.
+    for seed in 1..=8 {
+        for (recipe, key, seeds) in ARMS {
+            let name = format!("{recipe}-{seed}");
+            let wanted = only.is_none_or(|only| name.starts_with(only));
+            if seed > seeds || !wanted || arms.iter().any(|arm| arm.name == name) {
+                continue;
+            }
+            println!("{name}");
+            arms.push(runtime::on_pool(|| train(run, recipe, &name, &format!("{key}={seed}")))?);
+            let text = serde_json::to_string_pretty(&arms)? + "\n";
+            fs::write(root().join(FILE), text).context(FILE)?;
+        }
+    }
+    compare(&arms)
+}
+
+/// Makes a run with the shipped teacher and its cache, unless there is one.
+fn prepare(run: &Path) -> Result<()> {
+    let teacher = root().join("assets/teacher/fashion-mnist.safetensors");
+    let shipped = format!("teacher.from={:?}", teacher.display().to_string());
+    let recipe = Recipe::read(&root().join("recipes/fashion-mnist.toml"), &[shipped])?;
+    let context = Context::new(&recipe, None, Some(run))?;
+    for (stage, file) in [(Stage::Teacher, "teacher.safetensors"), (Stage::Cache, "cache.safetensors")] {
+        if !run.join(file).exists() {
+            runtime::on_pool(|| context.run(Some(stage)))?;
+        }
+    }
+    Ok(())
+}
+
+fn read() -> Result<Vec<Arm>> {
+    let path = root().join(FILE);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    serde_json::from_str(&fs::read_to_string(&path)?).context(FILE)
+}
+
+fn train(run: &Path, recipe: &str, name: &str, change: &str) -> Result<Arm> {
+    let recipe = Recipe::read(&root().join(format!("recipes/search/{recipe}.toml")), &[change.to_owned()])?;
+    let out = root().join("runs/search").join(name);
+    let context = Context::new(&recipe, None, Some(&out))?.resume(true);
+    context.take_from(run)?;
+    let timed = |stage| -> Result<f64> {
+        let started = Instant::now();
+        context.run(Some(stage))?;
+        Ok(started.elapsed().as_secs_f64())
+    };
+    let (search_seconds, distill_seconds) = (timed(Stage::Search)?, timed(Stage::Distill)?);
+    let student = context.evaluate_student()?;
+    let report = out.join("search.json");
+    let search = if report.exists() { Some(serde_json::from_str(&fs::read_to_string(report)?)?) } else { None };
+    println!("{name}: {} parameters, test accuracy {:.2} %", student.params, 100.0 * student.accuracy);
+    Ok(Arm {
+        name: name.to_owned(),
+        params: student.params,
+        macs: student.macs,
+        accuracy: student.accuracy,
+        ci95: student.ci95,
+        search_seconds,
+        distill_seconds,
+        search,
+        genotype: context.genotype_of_student()?,
+    })
+}
+
+/// Mean and standard error.
+fn mean(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1.0).max(1.0);
+    (mean, (variance / n).sqrt())
+}
+
+fn compare(arms: &[Arm]) -> Result<()> {
+    let of = |prefix: &str| -> Vec<&Arm> {
+        arms.iter().filter(|arm| arm.name.rsplit_once('-').is_some_and(|(name, _)| name == prefix)).collect()
+    };
+    let accuracies = |arms: &[&Arm]| -> Vec<f64> { arms.iter().map(|arm| 100.0 * arm.accuracy).collect() };
+    let list = |values: &[f64]| values.iter().map(|v| format!("{v:.2}")).collect::<Vec<_>>().join(", ");
+    let (searched, random, hand_made) = (of("searched"), of("random"), of("hand-made"));
+    let mut rows = Vec::new();
+    if searched.is_empty() {
+        return Ok(());
+    }
+    let found = accuracies(&searched);
+    let (ours, error) = mean(&found);
+    if !random.is_empty() {
+        let others = accuracies(&random);
+        let (theirs, their_error) = mean(&others);
+        let one = error.hypot(their_error);
+        let best = others.iter().copied().fold(f64::MIN, f64::max);
+        let (must, aim) = (json!(one), json!(best - theirs));
+        let what = "searched students above random architectures of the same size, test accuracy";
+        let mut row = row(what, ours - theirs, "points", "higher", must, aim, "search");
+        row.note = format!(
+            "searched {} (mean {ours:.2}, standard error {error:.2}); random {} (mean {theirs:.2}, standard error \
+             {their_error:.2}); must: one standard error of the difference, aim: the best of the random ones",
+            list(&found),
+            list(&others)
+        );
+        rows.push(row);
+    }
+    if !hand_made.is_empty() {
+        let others = accuracies(&hand_made);
+        let theirs = mean(&others).0;
+        let what = "searched students above the hand-made residual student of the same size, test accuracy";
+        let mut row = row(what, ours - theirs, "points", "higher", json!(0), json!(0.5), "search");
+        row.note = format!(
+            "hand-made {} (mean {theirs:.2}), {} parameters, {} MACs; searched {} MACs",
+            list(&others),
+            hand_made[0].params,
+            hand_made[0].macs,
+            searched.iter().map(|arm| arm.macs.to_string()).collect::<Vec<_>>().join(", ")
+        );
+        rows.push(row);
+    }
+    for (control, what) in [
+        ("task-only", "searched students above the same search without the distillation loss"),
+        ("no-penalty", "searched students above the same search without the penalty"),
+    ] {
+        let control = of(control);
+        if let Some(first) = control.first() {
+            let (theirs, _) = mean(&accuracies(&control));
+            let mut row = row(what, ours - theirs, "points", "higher", Value::Null, Value::Null, "search");
+            row.note = format!("control {theirs:.2} %, {} parameters, {} MACs", first.params, first.macs);
+            rows.push(row);
+        }
+    }
+    let link = read_topic("link")?;
+    let known = |what: &str| link.rows.iter().find(|row| row.what == what).and_then(|row| row.value);
+    if let (Some(top), Some(ratio), Some(params)) = (
+        known("teacher, test accuracy"),
+        known("teacher's parameters over the student's"),
+        hand_made.first().map(|arm| arm.params as f64),
+    ) {
+        let what = "searched students (mean), test accuracy over the teacher's";
+        let mut over = row(what, 100.0 * ours / top, "%", "higher", json!(98), json!(99.5), "search");
+        over.note = format!("teacher {top:.2} %; trained for half as long as the shipped student");
+        rows.push(over);
+        // The hand-made student is the one whose ratio is known.
+        let largest = searched.iter().map(|arm| arm.params).max().unwrap_or(1) as f64;
+        let what = "teacher's parameters over the largest searched student's";
+        rows.push(row(what, ratio * params / largest, "ratio", "higher", json!(30), json!(30), "search"));
+    }
+    let reports: Vec<&SearchReport> = searched.iter().filter_map(|arm| arm.search.as_ref()).collect();
+    if !reports.is_empty() {
+        let off = reports.iter().map(|r| 100.0 * (r.realised_cost / r.target - 1.0).abs()).fold(0.0, f64::max);
+        let what = "realised cost off the target, the worst seed";
+        rows.push(row(what, off, "%", "lower", json!(10), json!(3), "search"));
+        let longest = searched.iter().map(|arm| arm.search_seconds).fold(0.0, f64::max) / 60.0;
+        let what = "search for Fashion-MNIST on 2 cores, the longest";
+        rows.push(row(what, longest, "min", "lower", json!(90), json!(30), "search"));
+        let gap = mean(&reports.iter().map(|r| r.discretised_loss - r.supernet_loss).collect::<Vec<_>>()).0;
+        let what = "validation loss of the discretised network before retraining, above the supernet's";
+        let mut row = row(what, gap, "nats", "lower", Value::Null, Value::Null, "search");
+        let each = |r: &&SearchReport| format!("{:.3} against {:.3}", r.discretised_loss, r.supernet_loss);
+        row.note = reports.iter().map(each).collect::<Vec<_>>().join(", ");
+        rows.push(row);
+    }
+    record("search", rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standard_error_is_that_of_the_mean() {
+        // 1, 2, 3: mean 2, sample variance 1, standard error sqrt(1 / 3).
+        let (m, e) = mean(&[1.0, 2.0, 3.0]);
+        assert!((m - 2.0).abs() < 1e-12 && (e - (1.0f64 / 3.0).sqrt()).abs() < 1e-12);
+    }
+}
