@@ -68,10 +68,9 @@ fn prepare(run: &Path) -> Result<()> {
     let teacher = root().join("assets/teacher/fashion-mnist.safetensors");
     let shipped = format!("teacher.from={:?}", teacher.display().to_string());
     let recipe = Recipe::read(&root().join("recipes/fashion-mnist.toml"), &[shipped])?;
-    let context = Context::new(&recipe, None, Some(run))?;
     for (stage, file) in [(Stage::Teacher, "teacher.safetensors"), (Stage::Cache, "cache.safetensors")] {
         if !run.join(file).exists() {
-            runtime::on_pool(|| context.run(Some(stage)))?;
+            runtime::on_pool(|| Context::new(&recipe, None, Some(run))?.run(Some(stage)))?;
         }
     }
     Ok(())
