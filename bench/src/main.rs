@@ -1,6 +1,6 @@
 //! `semlink-bench`: measures what the project claims beside its peers and renders the results.
 //!
-//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|render`. The peers need Python with the packages of
+//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|render`. The peers need Python with the packages of
 //! `bench/peers/requirements.txt`: `--python PATH` or `SEMLINK_BENCH_PYTHON`.
 
 mod measure;
@@ -49,6 +49,8 @@ enum Command {
         #[arg(long)]
         only: Option<String>,
     },
+    /// A step of the search's mixed network, weights and architecture, 2 threads, beside PyTorch.
+    Supernet,
     /// Renders bench/results into docs/RESULTS.md.
     Render,
 }
@@ -61,6 +63,7 @@ fn main() -> Result<()> {
         Command::Demo => measure::demo(),
         Command::Evaluate { run } => measure::evaluate(&run),
         Command::Search { run, only } => search::run(&run, only.as_deref()),
+        Command::Supernet => measure::supernet(&cli.python),
         Command::Render => render::render(),
     }
 }

@@ -10,6 +10,8 @@ use candle_core::{Device, Tensor, Var};
 use semlink_codec::{Classifier, ResidualConfig, ResidualNet, StudentConfig, StudentNet};
 use semlink_nn::optim::{Optimizer, Sgd, SgdConfig};
 use semlink_nn::{Activation, Mode, Params, checkpoint, ops, runtime};
+use semlink_trainer::recipe::{Recipe, StudentSpec};
+use semlink_trainer::testing::SupernetStep;
 use serde_json::{Value, json};
 
 use crate::results::{Row, record, root};
@@ -186,6 +188,32 @@ impl Step {
         self.optimizer.step(&loss.backward()?, 0.01)?;
         Ok(())
     }
+}
+
+pub(crate) fn supernet(python: &Path) -> Result<()> {
+    runtime::init(Some(2))?;
+    let recipe = Recipe::read(&root().join("recipes/search/searched.toml"), &[])?;
+    let (Some(search), StudentSpec::Cells(spec)) = (&recipe.search, &recipe.student) else {
+        bail!("recipes/search/searched.toml searches nothing");
+    };
+    let (batch, rounds) = (search.fit.batch, 5);
+    let mut step = SupernetStep::new(&spec.layout, &search.operations, search.partial, batch)?;
+    let config = json!({
+        "layout": spec.layout, "operations": search.operations, "partial": search.partial, "batch": batch
+    });
+    let (ratio, ours, theirs, answer) = ratio(
+        || runtime::on_pool(|| median_ms(rounds, || Ok(step.step()?))),
+        || peer(python, "torch_supernet.py", &["2".into(), rounds.to_string(), config.to_string()]),
+    )?;
+    let params = answer["params"].as_u64().unwrap_or(0);
+    // Ours has a classifier besides.
+    let classifier = (spec.layout.features * 10 + 10) as u64;
+    ensure!(params + classifier == step.params() as u64, "the two networks differ: {params} and {}", step.params());
+    let what = "one supernet step (weights and architecture), over PyTorch";
+    let mut row = row(what, ratio, "ratio", "lower", json!(1.5), json!(1.0), "supernet");
+    row.peer = answer["peer"].as_str().map(str::to_owned);
+    row.note = format!("{ours:.0} ms against {theirs:.0} ms; {params} parameters, batch {batch}, 28x28x1, 2 threads");
+    record("search", vec![row])
 }
 
 pub(crate) fn encoder(python: &Path) -> Result<()> {

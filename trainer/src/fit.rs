@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -98,6 +99,12 @@ pub(crate) trait Objective {
 
     /// The loss of some samples in pass `epoch`, a scalar.
     fn loss(&self, epoch: usize, samples: &[usize]) -> Result<Tensor>;
+
+    /// The loss of some samples in pass `epoch`, and the gradients of the weights.
+    fn gradients(&self, epoch: usize, samples: &[usize]) -> Result<(f32, GradStore)> {
+        let loss = self.loss(epoch, samples)?;
+        Ok((loss.to_scalar()?, loss.backward()?))
+    }
 
     /// Applies weights (frozen) to the validation split. The first figure decides which epoch is kept; more is better.
     fn validate(&self, weights: &Params) -> Result<Vec<(String, f64)>>;
@@ -201,8 +208,7 @@ impl Job<'_> {
                 order = shuffled(objective.samples(), config.seed, epoch);
                 order_epoch = epoch;
             }
-            let loss = objective.loss(epoch, &order[in_epoch * batch..(in_epoch + 1) * batch])?;
-            let value = loss.to_scalar::<f32>()?;
+            let (value, mut grads) = objective.gradients(epoch, &order[in_epoch * batch..(in_epoch + 1) * batch])?;
             if !value.is_finite() {
                 return Err(Error::Diverged {
                     stage: self.stage,
@@ -211,7 +217,6 @@ impl Job<'_> {
                     checkpoint: self.checkpoint(),
                 });
             }
-            let mut grads = loss.backward()?;
             if state.step == 0 {
                 grad::check_every_var_has_gradient(&params.vars(), &grads)?;
             }

@@ -13,6 +13,8 @@ pub mod recipe;
 pub mod report;
 mod search;
 mod stages;
+#[doc(hidden)]
+pub mod testing;
 
 pub use augment::AugmentConfig;
 pub use error::{Error, Result};

@@ -14,10 +14,12 @@ mod supernet;
 mod tests;
 mod unrolled;
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -32,9 +34,10 @@ pub use cost::CostMeasure;
 pub use latency::LatencyTable;
 pub(crate) use random::random_genotype;
 
-use self::architecture::{Architecture, Gates, KEPT};
+pub(crate) use self::architecture::Architecture;
+use self::architecture::{Gates, KEPT};
 use self::cost::CostTable;
-use self::supernet::Supernet;
+pub(crate) use self::supernet::Supernet;
 use crate::fit::{FitConfig, Objective};
 use crate::progress::Metrics;
 use crate::recipe::LossWeights;
@@ -177,9 +180,9 @@ struct Task<'a> {
     vars: Vec<(String, Var)>,
     architecture: Architecture,
     alphas: Params,
-    optimizer: RefCell<AdamW>,
+    optimizer: Mutex<AdamW>,
     steps_per_epoch: usize,
-    step: Cell<usize>,
+    step: AtomicUsize,
 }
 
 impl<'a> Task<'a> {
@@ -212,10 +215,10 @@ impl<'a> Task<'a> {
             frozen,
             vars: params.vars(),
             architecture,
-            optimizer: RefCell::new(AdamW::new(alphas.vars(), adam)?),
+            optimizer: Mutex::new(AdamW::new(alphas.vars(), adam)?),
             alphas,
             steps_per_epoch: (samples / config.fit.batch.min(samples)).max(1),
-            step: Cell::new(0),
+            step: AtomicUsize::new(0),
         })
     }
 
@@ -245,36 +248,39 @@ impl<'a> Task<'a> {
             loss = (loss + off.affine(config.penalty, 0.0)?)?;
         }
         if config.beta_decay > 0.0 {
-            let progress = self.step.get() as f64 / (self.steps_per_epoch * config.fit.epochs) as f64;
+            let progress = self.step() as f64 / (self.steps_per_epoch * config.fit.epochs) as f64;
             loss = (loss + self.architecture.beta_decay()?.affine(config.beta_decay * progress, 0.0)?)?;
         }
         Ok(loss)
     }
 
-    /// One step of alpha and beta.
-    fn step_architecture(&self, epoch: usize, samples: &[usize]) -> Result<()> {
-        let images = self.images(1, samples);
-        let vars = self.alphas.vars();
-        let grads = if self.config.second_order {
-            let bare = |vars: &[(String, Var)]| vars.iter().map(|(_, var)| var.clone()).collect::<Vec<_>>();
-            let train_images = self.images(0, samples);
-            // The virtual step is as long as the weights' next one.
-            let total = self.steps_per_epoch * self.config.fit.epochs;
-            let warmup = (self.config.fit.warmup * total as f64) as usize;
-            let xi = semlink_nn::schedule::OneCycle::new(self.config.fit.lr, warmup, total).lr(self.step.get());
-            let train = || {
-                let gates = self.architecture.gates(false)?;
-                self.distillation(&self.weights, &gates, epoch, &train_images, Mode::Probe)
-            };
-            let val = || self.architecture_loss(&self.weights, epoch, &images);
-            unrolled::gradient(&bare(&self.vars), &bare(&vars), xi, &train, &val)?
-        } else {
-            self.architecture_loss(&self.frozen, epoch, &images)?.backward()?
+    fn step(&self) -> usize {
+        self.step.load(Ordering::Relaxed)
+    }
+
+    /// The second-order gradients of the architecture.
+    fn unrolled(&self, epoch: usize, samples: &[usize]) -> Result<GradStore> {
+        let bare = |vars: &[(String, Var)]| vars.iter().map(|(_, var)| var.clone()).collect::<Vec<_>>();
+        let (train_images, images) = (self.images(0, samples), self.images(1, samples));
+        // The virtual step is as long as the weights' next one.
+        let total = self.steps_per_epoch * self.config.fit.epochs;
+        let warmup = (self.config.fit.warmup * total as f64) as usize;
+        let xi = semlink_nn::schedule::OneCycle::new(self.config.fit.lr, warmup, total).lr(self.step());
+        let train = || {
+            let gates = self.architecture.gates(false)?;
+            self.distillation(&self.weights, &gates, epoch, &train_images, Mode::Probe)
         };
-        if self.step.get() == self.config.warmup_epochs * self.steps_per_epoch {
-            grad::check_every_var_has_gradient(&vars, &grads)?;
+        let val = || self.architecture_loss(&self.weights, epoch, &images);
+        unrolled::gradient(&bare(&self.vars), &bare(&self.alphas.vars()), xi, &train, &val)
+    }
+
+    /// One step of alpha and beta.
+    fn move_architecture(&self, grads: &GradStore) -> Result<()> {
+        if self.step() == self.config.warmup_epochs * self.steps_per_epoch {
+            grad::check_every_var_has_gradient(&self.alphas.vars(), grads)?;
         }
-        Ok(self.optimizer.borrow_mut().step(&grads, self.config.alpha_lr)?)
+        let mut optimizer = self.optimizer.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(optimizer.step(grads, self.config.alpha_lr)?)
     }
 
     fn derive(&self) -> Result<Genotype> {
@@ -312,12 +318,29 @@ impl Objective for Task<'_> {
     }
 
     fn loss(&self, epoch: usize, samples: &[usize]) -> Result<Tensor> {
-        if epoch >= self.config.warmup_epochs {
-            self.step_architecture(epoch, samples)?;
-        }
-        self.step.set(self.step.get() + 1);
         let gates = self.architecture.gates(true)?;
         self.distillation(&self.weights, &gates, epoch, &self.images(0, samples), Mode::Train)
+    }
+
+    /// Moves the architecture too, unless it still stands.
+    fn gradients(&self, epoch: usize, samples: &[usize]) -> Result<(f32, GradStore)> {
+        let weights = || self.loss(epoch, samples);
+        let found = if epoch < self.config.warmup_epochs {
+            let loss = weights()?;
+            (loss.to_scalar()?, loss.backward()?)
+        } else if self.config.second_order {
+            let grads = self.unrolled(epoch, samples)?;
+            self.move_architecture(&grads)?;
+            let loss = weights()?;
+            (loss.to_scalar()?, loss.backward()?)
+        } else {
+            let images = self.images(1, samples);
+            let (grads, found) = side_by_side(|| self.architecture_loss(&self.frozen, epoch, &images), weights)?;
+            self.move_architecture(&grads)?;
+            found
+        };
+        self.step.fetch_add(1, Ordering::Relaxed);
+        Ok(found)
     }
 
     fn validate(&self, _: &Params) -> Result<Vec<(String, f64)>> {
@@ -325,7 +348,7 @@ impl Objective for Task<'_> {
         let summary = self.architecture.summary(&genotype)?;
         let (loss, accuracy, distance) = self.validation(&self.architecture.gates(true)?)?;
         let expected = f64::from(self.architecture.expected_cost(&self.costs)?.to_scalar::<f32>()?);
-        let searching = self.step.get() > self.config.warmup_epochs * self.steps_per_epoch;
+        let searching = self.step() > self.config.warmup_epochs * self.steps_per_epoch;
         if searching && summary.free_share > self.config.max_free_share {
             return Err(Error::Collapse { share: summary.free_share, most: self.config.max_free_share });
         }
@@ -343,7 +366,7 @@ impl Objective for Task<'_> {
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut state: BTreeMap<_, _> =
             self.alphas.tensors()?.into_iter().map(|(name, t)| (format!("value/{name}"), t)).collect();
-        let optimizer = self.optimizer.borrow().state()?;
+        let optimizer = self.optimizer.lock().unwrap_or_else(PoisonError::into_inner).state()?;
         state.extend(optimizer.into_iter().map(|(name, t)| (format!("adam/{name}"), t)));
         Ok(state)
     }
@@ -355,10 +378,29 @@ impl Objective for Task<'_> {
             }
         }
         let strip = |(name, t): (&String, &Tensor)| Some((name.strip_prefix("adam/")?.to_owned(), t.clone()));
-        self.optimizer.get_mut().load_state(&state.iter().filter_map(strip).collect())?;
-        self.step.set(step);
+        self.optimizer
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .load_state(&state.iter().filter_map(strip).collect())?;
+        *self.step.get_mut() = step;
         Ok(())
     }
+}
+
+/// The gradients of both levels from the same point, each on a thread of its own: a mixed network is made of so many small operators
+/// that sharing out each of them costs more than it saves.
+pub(crate) fn side_by_side(
+    architecture: impl FnOnce() -> Result<Tensor> + Send,
+    weights: impl FnOnce() -> Result<Tensor> + Send,
+) -> Result<(GradStore, (f32, GradStore))> {
+    let (upper, lower) = rayon::join(
+        || -> Result<GradStore> { Ok(architecture()?.backward()?) },
+        || -> Result<(f32, GradStore)> {
+            let loss = weights()?;
+            Ok((loss.to_scalar()?, loss.backward()?))
+        },
+    );
+    Ok((upper?, lower?))
 }
 
 /// Searches, and writes genotype, report and pictures.

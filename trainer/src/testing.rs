@@ -1,0 +1,69 @@
+//! One step of a search on made-up images, for measurements.
+
+use candle_core::{DType, Device, Tensor};
+use semlink_codec::cells::{CellLayout, Operation};
+use semlink_nn::optim::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig};
+use semlink_nn::{Mode, Params, ops};
+
+use crate::Result;
+use crate::search::{Architecture, Supernet, side_by_side};
+
+/// A mixed network with its two optimisers.
+pub struct SupernetStep {
+    weights: Supernet,
+    frozen: Supernet,
+    architecture: Architecture,
+    sgd: Sgd,
+    adam: AdamW,
+    images: Tensor,
+    targets: Tensor,
+    params: usize,
+}
+
+impl SupernetStep {
+    /// For `batch` images of 28 x 28 x 1 and features of the layout's length.
+    ///
+    /// # Errors
+    /// A layout that cannot be built.
+    pub fn new(layout: &CellLayout, operations: &[Operation], partial: usize, batch: usize) -> Result<Self> {
+        let params = Params::init(1, &Device::Cpu);
+        let net = |params: &Params| Supernet::new(params, layout, operations, partial, 1, 10);
+        let (weights, frozen) = (net(&params)?, net(&params.detached())?);
+        let alphas = Params::init(2, &Device::Cpu);
+        let architecture = Architecture::new(&alphas, layout, operations)?;
+        // The classifier is not part of the measured step.
+        let vars = params.vars().into_iter().filter(|(name, _)| !name.starts_with("classifier")).collect();
+        let sgd = SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 3e-4, decay_vectors: true };
+        let ramp = |n: usize| (0..n).map(|i| (i % 97) as f32 / 97.0).collect::<Vec<_>>();
+        Ok(Self {
+            weights,
+            frozen,
+            architecture,
+            sgd: Sgd::new(vars, sgd)?,
+            adam: AdamW::new(alphas.vars(), AdamWConfig::default())?,
+            images: Tensor::from_vec(ramp(batch * 784), (batch, 28, 28, 1), &Device::Cpu)?,
+            targets: Tensor::ones((batch, layout.features), DType::F32, &Device::Cpu)?,
+            params: params.count(),
+        })
+    }
+
+    /// Trainable weights of the mixed network.
+    pub fn params(&self) -> usize {
+        self.params
+    }
+
+    /// A first-order step of the architecture, then one of the weights; the loss is the distance of the features to fixed ones.
+    ///
+    /// # Errors
+    /// None that a caller could cause.
+    pub fn step(&mut self) -> Result<()> {
+        let loss = |net: &Supernet, detached, mode| {
+            let (features, _) = net.forward(&self.images, &self.architecture.gates(detached)?, mode)?;
+            Ok(ops::mse(&features, &self.targets, None)?)
+        };
+        let (grads, (_, weights)) =
+            side_by_side(|| loss(&self.frozen, false, Mode::Probe), || loss(&self.weights, true, Mode::Train))?;
+        self.adam.step(&grads, 1e-3)?;
+        Ok(self.sgd.step(&weights, 0.01)?)
+    }
+}
