@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use plotters::prelude::*;
+use plotters::style::FontDesc;
 use semlink_codec::cells::Genotype;
 use semlink_nn::runtime;
 use semlink_trainer::recipe::Recipe;
@@ -18,7 +20,7 @@ use crate::results::{read as read_topic, record, root};
 /// One trained student.
 #[derive(Debug, Serialize, Deserialize)]
 struct Arm {
-    /// The recipe's file name in recipes/search, and the seed.
+    /// Family and value, see [`ARMS`].
     name: String,
     params: usize,
     macs: u64,
@@ -31,13 +33,15 @@ struct Arm {
     genotype: Option<Genotype>,
 }
 
-/// Recipes with what changes from seed to seed, and how many seeds.
-const ARMS: [(&str, &str, u64); 5] = [
-    ("searched", "search.fit.seed", 3),
-    ("random", "student.cells.genotype.random", 8),
-    ("hand-made", "distill.fit.seed", 3),
-    ("task-only", "search.fit.seed", 1),
-    ("no-penalty", "search.fit.seed", 1),
+/// A family of students: its name, its recipe in recipes/search, the key that changes from one to the next, and its values.
+const ARMS: [(&str, &str, &str, &[u64]); 6] = [
+    ("searched", "searched", "search.fit.seed", &[1, 2, 3]),
+    ("random", "random", "student.cells.genotype.random", &[1, 2, 3, 4, 5, 6, 7, 8]),
+    ("hand-made", "hand-made", "distill.fit.seed", &[1, 2, 3]),
+    ("task-only", "task-only", "search.fit.seed", &[1]),
+    ("no-penalty", "no-penalty", "search.fit.seed", &[1]),
+    // For the picture of accuracy over cost.
+    ("target", "searched", "search.target", &[45_000, 90_000]),
 ];
 
 const FILE: &str = "bench/results/search-arms.json";
@@ -46,20 +50,22 @@ pub(crate) fn run(run: &Path, only: Option<&str>) -> Result<()> {
     runtime::init(None)?;
     prepare(run)?;
     let mut arms = read()?;
-    // All arms with one seed first: a comparison that is cut short is then thin but whole.
-    for seed in 1..=8 {
-        for (recipe, key, seeds) in ARMS {
-            let name = format!("{recipe}-{seed}");
+    // One of each family first: a comparison that is cut short is then thin but whole.
+    for index in 0..8 {
+        for (family, recipe, key, values) in ARMS {
+            let Some(value) = values.get(index) else { continue };
+            let name = format!("{family}-{value}");
             let wanted = only.is_none_or(|only| name.starts_with(only));
-            if seed > seeds || !wanted || arms.iter().any(|arm| arm.name == name) {
+            if !wanted || arms.iter().any(|arm| arm.name == name) {
                 continue;
             }
             println!("{name}");
-            arms.push(runtime::on_pool(|| train(run, recipe, &name, &format!("{key}={seed}")))?);
+            arms.push(runtime::on_pool(|| train(run, recipe, &name, &format!("{key}={value}")))?);
             let text = serde_json::to_string_pretty(&arms)? + "\n";
             fs::write(root().join(FILE), text).context(FILE)?;
         }
     }
+    draw(&arms).map_err(|e| anyhow!("docs/pareto.svg: {e}"))?;
     compare(&arms)
 }
 
@@ -207,6 +213,71 @@ fn compare(arms: &[Arm]) -> Result<()> {
         rows.push(row);
     }
     record("search", rows)
+}
+
+/// `docs/pareto.svg`: test accuracy of every trained student over its parameters and over its multiply-accumulates.
+fn draw(arms: &[Arm]) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    if arms.is_empty() {
+        return Ok(());
+    }
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, (960, 420)).into_drawing_area();
+        root.fill(&WHITE)?;
+        let panels = root.split_evenly((1, 2));
+        panel(&panels[0], arms, "parameters in thousands", |arm| arm.params as f64 / 1e3)?;
+        panel(&panels[1], arms, "multiply-accumulates in millions", |arm| arm.macs as f64 / 1e6)?;
+        root.present()?;
+    }
+    Ok(fs::write(root().join("docs/pareto.svg"), svg)?)
+}
+
+fn panel(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    arms: &[Arm],
+    cost_name: &str,
+    cost: impl Fn(&Arm) -> f64,
+) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let range = |values: Vec<f64>| {
+        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let room = (0.1 * (high - low)).max(0.01 * high.abs());
+        low - room..high + room
+    };
+    let font = |size: u32| FontDesc::from(("sans-serif", size));
+    let mut chart = ChartBuilder::on(area).margin(14).x_label_area_size(40).y_label_area_size(56).build_cartesian_2d(
+        range(arms.iter().map(&cost).collect()),
+        range(arms.iter().map(|arm| 100.0 * arm.accuracy).collect()),
+    )?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.12))
+        .label_style(font(12))
+        .x_desc(cost_name)
+        .y_desc("test accuracy in %")
+        .draw()?;
+    for (i, (family, ..)) in ARMS.iter().enumerate() {
+        let of_family = |arm: &&Arm| arm.name.rsplit_once('-').is_some_and(|(name, _)| name == *family);
+        let color = HSLColor(i as f64 / ARMS.len() as f64, 0.75, 0.42);
+        let found: Vec<_> = arms.iter().filter(of_family).map(|arm| (cost(arm), 100.0 * arm.accuracy)).collect();
+        if found.is_empty() {
+            continue;
+        }
+        let label = if *family == "target" { "searched, other targets" } else { family };
+        chart
+            .draw_series(found.into_iter().map(|point| Circle::new(point, 5, color.mix(0.8).filled())))?
+            .label(label)
+            .legend(move |(x, y)| Circle::new((x + 8, y), 5, color.mix(0.8).filled()));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.2))
+        .label_font(font(12))
+        .draw()?;
+    Ok(())
 }
 
 #[cfg(test)]

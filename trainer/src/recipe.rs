@@ -260,6 +260,11 @@ impl Recipe {
         self.data.labels.len()
     }
 
+    /// Whether stage `search` has something to find.
+    pub fn student_is_searched(&self) -> bool {
+        matches!(&self.student, StudentSpec::Cells(spec) if spec.genotype == GenotypeSource::Search)
+    }
+
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut check = |ok: bool, fault: String| {

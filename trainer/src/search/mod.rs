@@ -24,7 +24,7 @@ use candle_core::{Device, Tensor, Var};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use semlink_codec::cells::{CellLayout, Genotype, Operation};
+use semlink_codec::cells::{CellKind, CellLayout, Genotype, Operation};
 use semlink_nn::optim::{AdamW, AdamWConfig, Optimizer};
 use semlink_nn::{Mode, Params, grad};
 use serde::{Deserialize, Serialize};
@@ -119,12 +119,12 @@ impl SearchConfig {
         check(self.fit.ema == 0.0, format!("fit.ema = {}, expected 0: a search keeps no average", self.fit.ema));
         faults.extend(self.fit.faults().into_iter().map(|fault| format!("fit.{fault}")));
         faults.extend(self.loss.faults().into_iter().map(|fault| format!("loss.{fault}")));
-        let (mut h, mut w) = (size.0, size.1);
-        for place in layout.places(h, w) {
-            (h, w) = place.input;
-        }
-        if h.min(w) < 2 && layout.cells.last() == Some(&semlink_codec::cells::CellKind::Reduction) {
-            faults.push(format!("the layout reduces {} x {} images to less than a pixel", size.0, size.1));
+        for (i, place) in layout.places(size.0, size.1).iter().enumerate() {
+            let (h, w) = place.input;
+            if place.kind == CellKind::Reduction && h.min(w) < 2 {
+                let images = format!("{} x {} images", size.0, size.1);
+                faults.push(format!("cell {i} of the layout halves what is {h} x {w} already, for {images}"));
+            }
         }
         if faults.is_empty() && !matches!(self.cost, CostMeasure::Latency(_)) {
             match CostTable::new(&self.cost, layout, &self.operations, size) {

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use semlink_codec::cells::{CellKind, CellLayout, Edge, Genotype, Operation};
 use semlink_nn::{Mode, Params};
 
+use super::LatencyTable;
 use super::architecture::{Architecture, KEPT, edges_of};
 use super::cost::{CostMeasure, CostTable};
 use super::supernet::Supernet;
@@ -89,6 +90,29 @@ fn the_expected_cost_is_the_mean_at_first_and_the_genotypes_at_last() {
         let (low, high) = costs.range(KEPT);
         assert!(low < realised && realised < high, "{low} {realised} {high}");
     }
+}
+
+#[test]
+fn a_latency_table_prices_every_edge_and_is_refused_for_another_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("latency.json");
+    let table = LatencyTable::measure(&layout(), &Operation::ALL, SIZE, "here".into()).unwrap();
+    table.write(&path).unwrap();
+    let read = LatencyTable::read(&path).unwrap();
+    assert_eq!(read.operations.keys().collect::<Vec<_>>(), table.operations.keys().collect::<Vec<_>>());
+    for (name, took) in &table.operations {
+        assert!((read.operations[name] - took).abs() < 1e-9, "{name}");
+    }
+    let measure = CostMeasure::Latency(path);
+    let costs = CostTable::new(&measure, &layout(), &Operation::ALL, SIZE).unwrap();
+    // Not the sum of what was measured apart, but of the same order: a planted network costs something, and more than a free one.
+    let (low, high) = costs.range(KEPT);
+    let found = costs.of(&planted());
+    assert!(low <= found && found <= high && high > low, "{low} {found} {high}");
+    let mut other = layout();
+    other.width = 6;
+    let refused = CostTable::new(&measure, &other, &Operation::ALL, SIZE).unwrap_err().to_string();
+    assert!(refused.contains("semlink-trainer latency"), "{refused}");
 }
 
 #[test]

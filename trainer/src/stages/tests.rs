@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::Device;
-use semlink_codec::cells::{CellKind, Operation};
+use semlink_codec::cells::{CellKind, Edge, Genotype, Operation};
 use semlink_codec::{EncoderHalf, ResidualConfig, StageConfig};
 use semlink_nn::checkpoint;
 
@@ -148,6 +148,48 @@ fn a_search_finds_a_genotype_of_its_target_and_resumes_to_the_same() {
     let student = context(whole.path()).evaluate_student().unwrap();
     assert_eq!(student.params as f64, report.realised_cost);
     assert_eq!(student.images, 60);
+}
+
+#[test]
+fn every_shipped_recipe_takes_a_step_of_search_and_distillation() {
+    let data = tempfile::tempdir().unwrap();
+    write_images(data.path(), "train", 200);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("recipes");
+    let files = [folder.clone(), folder.join("search")].map(|f| fs::read_dir(f).unwrap()).into_iter().flatten();
+    for file in files.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        let mut recipe = Recipe::read(&file, &[]).unwrap();
+        let small = small_recipe();
+        // The networks of search and distillation stay as they are; the teacher only has to have as many features.
+        let features = recipe.student.features();
+        recipe.teacher.network = ResidualConfig { features, ..small.teacher.network };
+        (recipe.data.validation, recipe.cache.views) = (small.data.validation, 1);
+        (recipe.teacher.fit.epochs, recipe.teacher.fit.batch) = (1, 32);
+        recipe.distill.fit.batch = 8;
+        if let Some(search) = &mut recipe.search {
+            search.fit.batch = 8;
+            search.warmup_epochs = 0;
+        }
+        let out = tempfile::tempdir().unwrap();
+        let mut context = Context::new(&recipe, Some(data.path()), Some(out.path())).unwrap();
+        for stage in [Stage::Teacher, Stage::Cache] {
+            context.run(Some(stage)).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        }
+        context.stop_after = Some(1);
+        for stage in [Stage::Search, Stage::Distill] {
+            if stage == Stage::Distill && recipe.student_is_searched() {
+                // What the search would have left.
+                let edge = |from| Edge { from, op: Operation::Conv1 };
+                let cell = vec![vec![edge(0), edge(1)]; 3];
+                let genotype = Genotype { version: Genotype::VERSION, normal: cell.clone(), reduction: cell };
+                fs::write(out.path().join("genotype.json"), genotype.to_json()).unwrap();
+            }
+            match context.run(Some(stage)) {
+                Ok(()) if stage == Stage::Search && !recipe.student_is_searched() => {}
+                Err(Error::Stopped { step: 1, .. }) => {}
+                other => panic!("{}, {}: {other:?}", file.display(), stage.name()),
+            }
+        }
+    }
 }
 
 #[test]

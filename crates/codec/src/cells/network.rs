@@ -388,6 +388,17 @@ mod tests {
     }
 
     #[test]
+    fn a_longer_stem_takes_large_colour_images() {
+        let mut config = config();
+        config.layout.stem = vec![2, 4, 4, 6];
+        let net = CellNet::new(&Params::init(7, &Device::Cpu), &config, 3).unwrap();
+        let images = Tensor::ones((1, 224, 224, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(net.forward(&images, Mode::Eval).unwrap().dims(), [1, 5]);
+        // Three strides in the stem and two reductions: 224 / 2^5 = 7.
+        assert_eq!(config.layout.places(224, 224).last().unwrap().output, (7, 7));
+    }
+
+    #[test]
     fn layout_and_genotype_must_fit() {
         let mut bad = config();
         bad.layout.nodes = 3;
