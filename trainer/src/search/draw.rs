@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{Error, Result};
 
-const STEP: (f64, f64) = (190.0, 92.0);
+const STEP: (f64, f64) = (250.0, 92.0);
 const MARGIN: f64 = 70.0;
 
 /// Both cells side by side as SVG: states as boxes from left to right, edges as arrows with their operations.
@@ -72,16 +72,18 @@ fn draw_cell(cell: &Cell, svg: &mut String) {
             let (x0, x1) = (x0 + half.0, x1 - half.0);
             // Edges into one node end apart.
             let y1 = y1 + 10.0 * (i as f64 - (edges.len() - 1) as f64 / 2.0);
-            let (tone, bend) = (color(edge.op), (x1 - x0) * 0.45);
+            let tone = color(edge.op);
+            // An edge past other nodes stays high until it is behind them.
+            let past = edge.from >= 2 && edge.from + 1 < n + 2;
+            let (leave, arrive) = if past { (0.9, 0.1) } else { (0.45, 0.45) };
+            let (leave, arrive) = (x0 + leave * (x1 - x0), x1 - arrive * (x1 - x0));
             let _ = writeln!(
                 svg,
                 "<path d=\"M{x0},{y0} C{},{y0} {},{y1} {x1},{y1}\" fill=\"none\" stroke=\"{tone}\" stroke-width=\"1.6\" \
                  marker-end=\"url(#tip)\"/>",
-                x0 + bend,
-                x1 - bend
+                leave, arrive
             );
-            // On the curve, nearer to its end: edges that start together have parted there.
-            let (x, y) = bezier([(x0, y0), (x0 + bend, y0), (x1 - bend, y1), (x1, y1)], 0.62);
+            let (x, y) = bezier([(x0, y0), (leave, y0), (arrive, y1), (x1, y1)], 0.5);
             let _ = writeln!(
                 svg,
                 "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"{tone}\" stroke=\"white\" stroke-width=\"4\" \
