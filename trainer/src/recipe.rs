@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::AugmentConfig;
 use crate::fit::FitConfig;
-use crate::search::SearchConfig;
+use crate::search::{CostMeasure, SearchConfig};
 use crate::{Error, Result};
 
 /// A whole experiment.
@@ -260,9 +260,14 @@ impl Recipe {
         self.data.labels.len()
     }
 
-    /// Whether stage `search` has something to find.
-    pub fn student_is_searched(&self) -> bool {
-        matches!(&self.student, StudentSpec::Cells(spec) if spec.genotype == GenotypeSource::Search)
+    /// What stage `search` has to do; nothing where the student is not searched.
+    pub fn searched(&self) -> Option<(&SearchConfig, &CellLayout)> {
+        match (&self.student, &self.search) {
+            (StudentSpec::Cells(spec), Some(config)) if spec.genotype == GenotypeSource::Search => {
+                Some((config, &spec.layout))
+            }
+            _ => None,
+        }
     }
 
     fn faults(&self) -> Vec<String> {
@@ -339,8 +344,11 @@ impl Recipe {
                 network("student.cells.layout", layout);
                 match (&self.search, &spec.genotype) {
                     (Some(search), _) if valid => {
-                        // As above, any valid size: costs depend on it, parameters do not.
-                        let found = search.faults(&spec.layout, (28, 28, self.data.mean.len()));
+                        let mut found = search.faults(&spec.layout);
+                        // Parameters are the same for images of every size; what is not is checked when the images are there.
+                        if found.is_empty() && search.cost == CostMeasure::Params {
+                            found = search.faults_at(&spec.layout, (1 << 12, 1 << 12, self.data.mean.len()));
+                        }
                         faults.extend(found.into_iter().map(|fault| format!("search.{fault}")));
                     }
                     (None, GenotypeSource::Search | GenotypeSource::Random(_)) => {

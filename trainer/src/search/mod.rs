@@ -42,7 +42,7 @@ use crate::fit::{FitConfig, Objective};
 use crate::progress::Metrics;
 use crate::recipe::LossWeights;
 use crate::stages::cache::Cache;
-use crate::stages::distill::Lessons;
+use crate::stages::distill::{Judgement, Lessons};
 use crate::stages::{Context, Stage};
 use crate::{Error, Result};
 
@@ -81,8 +81,8 @@ pub struct SearchConfig {
 }
 
 impl SearchConfig {
-    /// Every fault, naming its field, for images of `size` = height, width, channels.
-    pub(crate) fn faults(&self, layout: &CellLayout, size: (usize, usize, usize)) -> Vec<String> {
+    /// Every fault that shows without knowing the images' size, naming its field.
+    pub(crate) fn faults(&self, layout: &CellLayout) -> Vec<String> {
         let mut faults = Vec::new();
         let mut check = |ok: bool, fault: String| {
             if !ok {
@@ -119,6 +119,12 @@ impl SearchConfig {
         check(self.fit.ema == 0.0, format!("fit.ema = {}, expected 0: a search keeps no average", self.fit.ema));
         faults.extend(self.fit.faults().into_iter().map(|fault| format!("fit.{fault}")));
         faults.extend(self.loss.faults().into_iter().map(|fault| format!("loss.{fault}")));
+        faults
+    }
+
+    /// Every fault for images of `size` = height, width, channels.
+    pub(crate) fn faults_at(&self, layout: &CellLayout, size: (usize, usize, usize)) -> Vec<String> {
+        let mut faults = Vec::new();
         for (i, place) in layout.places(size.0, size.1).iter().enumerate() {
             let (h, w) = place.input;
             if place.kind == CellKind::Reduction && h.min(w) < 2 {
@@ -126,7 +132,8 @@ impl SearchConfig {
                 faults.push(format!("cell {i} of the layout halves what is {h} x {w} already, for {images}"));
             }
         }
-        if faults.is_empty() && !matches!(self.cost, CostMeasure::Latency(_)) {
+        // Without penalty the target is not looked at.
+        if faults.is_empty() && self.penalty > 0.0 {
             match CostTable::new(&self.cost, layout, &self.operations, size) {
                 Ok(costs) => {
                     let (low, high) = costs.range(KEPT);
@@ -236,7 +243,7 @@ impl<'a> Task<'a> {
     ) -> Result<Tensor> {
         let lesson = self.lessons.lesson(epoch, images)?;
         let (features, logits) = net.forward(&lesson.images, gates, mode)?;
-        self.lessons.loss(&lesson, &features, &logits)
+        self.lessons.loss(&lesson.taught, &features, &logits)
     }
 
     /// The architecture's loss on its half, with the given network.
@@ -289,15 +296,15 @@ impl<'a> Task<'a> {
     }
 
     /// Loss and accuracy on the validation split with the statistics of its batches: gates that differ from those in training need others.
-    fn validation(&self, gates: &[Option<Gates>; 2]) -> Result<(f64, f64, f64)> {
-        self.lessons.validate_loss(|images| self.frozen.forward(images, gates, Mode::Probe))
+    fn validation(&self, gates: &[Option<Gates>; 2]) -> Result<Judgement> {
+        self.lessons.judge(|images| self.frozen.forward(images, gates, Mode::Probe))
     }
 
     fn report(&self) -> Result<(SearchReport, Genotype)> {
         let genotype = self.derive()?;
         let summary = self.architecture.summary(&genotype)?;
-        let (supernet_loss, _, _) = self.validation(&self.architecture.gates(true)?)?;
-        let (discretised_loss, _, _) = self.validation(&self.architecture.discrete_gates(&genotype)?)?;
+        let supernet_loss = self.validation(&self.architecture.gates(true)?)?.loss;
+        let discretised_loss = self.validation(&self.architecture.discrete_gates(&genotype)?)?.loss;
         let expected = self.architecture.expected_cost(&self.costs)?.to_scalar::<f32>()?;
         let report = SearchReport {
             target: self.config.target,
@@ -346,16 +353,16 @@ impl Objective for Task<'_> {
     fn validate(&self, _: &Params) -> Result<Vec<(String, f64)>> {
         let genotype = self.derive()?;
         let summary = self.architecture.summary(&genotype)?;
-        let (loss, accuracy, distance) = self.validation(&self.architecture.gates(true)?)?;
+        let found = self.validation(&self.architecture.gates(true)?)?;
         let expected = f64::from(self.architecture.expected_cost(&self.costs)?.to_scalar::<f32>()?);
         let searching = self.step() > self.config.warmup_epochs * self.steps_per_epoch;
         if searching && summary.free_share > self.config.max_free_share {
             return Err(Error::Collapse { share: summary.free_share, most: self.config.max_free_share });
         }
         Ok(vec![
-            ("-loss".into(), -loss),
-            ("accuracy".into(), accuracy),
-            ("feature distance".into(), distance),
+            ("-loss".into(), -found.loss),
+            ("accuracy".into(), found.accuracy),
+            ("feature distance".into(), found.distance),
             ("entropy".into(), summary.entropy),
             ("free share".into(), summary.free_share),
             ("expected cost".into(), expected),

@@ -15,7 +15,7 @@ use super::cache::Cache;
 use super::teacher::Teacher;
 use super::{Context, Stage};
 use crate::Result;
-use crate::data::{Data, accuracy};
+use crate::data::{Data, Split, accuracy};
 use crate::fit::Objective;
 use crate::recipe::{LossWeights, Recipe};
 
@@ -64,26 +64,42 @@ pub(crate) struct Lessons<'a> {
     pub(crate) recipe: &'a Recipe,
     pub(crate) cache: &'a Cache,
     pub(crate) data: &'a Data,
-    /// The teacher's features and logits of the validation split.
-    taught: Tensor,
-    taught_logits: Tensor,
+    validation: Taught,
 }
 
 /// Some images of one view.
 pub(crate) struct Lesson {
     /// \[n, h, w, channels\]
     pub(crate) images: Tensor,
+    pub(crate) taught: Taught,
+}
+
+/// What a student should say of some images.
+pub(crate) struct Taught {
+    /// The teacher's, \[n, features\].
     features: Tensor,
+    /// The teacher's, \[n, classes\].
     logits: Tensor,
+    /// 1 at the label, \[n, classes\].
     targets: Tensor,
+}
+
+/// A student on the validation split.
+pub(crate) struct Judgement {
+    /// The distillation loss.
+    pub(crate) loss: f64,
+    pub(crate) accuracy: f64,
+    /// Distance to the teacher's features, in units of their variance.
+    pub(crate) distance: f64,
 }
 
 impl<'a> Lessons<'a> {
     pub(crate) fn new(context: &'a Context, cache: &'a Cache, weights: LossWeights) -> Result<Self> {
         let (teacher, data) = (Teacher::load(context)?, context.data()?);
-        let taught = data.validation.map(|images| Ok(teacher.forward(images, Mode::Eval)?.0))?;
-        let taught_logits = data.validation.map(|images| Ok(teacher.forward(images, Mode::Eval)?.1))?;
-        Ok(Self { weights, recipe: context.recipe, cache, data, taught, taught_logits })
+        let (features, logits) = map_both(&data.validation, |images| teacher.forward(images, Mode::Eval))?;
+        let all: Vec<usize> = (0..data.validation.len()).collect();
+        let validation = Taught { features, logits, targets: data.validation.targets(&all, 0.0)? };
+        Ok(Self { weights, recipe: context.recipe, cache, data, validation })
     }
 
     /// The training images `samples`, in the view that pass `epoch` sees.
@@ -93,60 +109,49 @@ impl<'a> Lessons<'a> {
         let (features, logits) = self.cache.batch(view, samples)?;
         Ok(Lesson {
             images: train.augmented(samples, &views.augment, views.seed, view)?,
-            features,
-            logits,
-            targets: train.targets(samples, 0.0)?,
+            taught: Taught { features, logits, targets: train.targets(samples, 0.0)? },
         })
     }
 
     /// The stage's loss of a student's features and logits, a scalar. Terms of weight 0 are left out.
-    pub(crate) fn loss(&self, lesson: &Lesson, features: &Tensor, logits: &Tensor) -> Result<Tensor> {
+    pub(crate) fn loss(&self, taught: &Taught, features: &Tensor, logits: &Tensor) -> Result<Tensor> {
         let config = &self.weights;
         let mut terms = Vec::new();
         if config.feature_weight > 0.0 {
             let weight = config.feature_weight / self.cache.variance;
-            terms.push(ops::mse(features, &lesson.features, None)?.affine(weight, 0.0)?);
+            terms.push(ops::mse(features, &taught.features, None)?.affine(weight, 0.0)?);
         }
         if config.logit_weight > 0.0 {
-            terms.push(divergence(logits, &lesson.logits, config.temperature)?.affine(config.logit_weight, 0.0)?);
+            terms.push(divergence(logits, &taught.logits, config.temperature)?.affine(config.logit_weight, 0.0)?);
         }
         if config.task_weight > 0.0 {
-            terms.push(ops::cross_entropy(logits, &lesson.targets, None)?.affine(config.task_weight, 0.0)?);
+            terms.push(ops::cross_entropy(logits, &taught.targets, None)?.affine(config.task_weight, 0.0)?);
         }
         let none = || Tensor::zeros((), candle_core::DType::F32, &Device::Cpu);
         Ok(terms.into_iter().try_fold(none()?, |sum, term| sum + term)?)
     }
 
-    /// Accuracy on the validation split, and the distance to the teacher's features in units of their variance.
-    pub(crate) fn validate(&self, student: impl Fn(&Tensor) -> Result<(Tensor, Tensor)>) -> Result<(f64, f64)> {
-        let (_, accuracy, distance) = self.validate_loss(student)?;
-        Ok((accuracy, distance))
+    /// Applies a student, images to features and logits, to the validation split.
+    pub(crate) fn judge(&self, student: impl Fn(&Tensor) -> Result<(Tensor, Tensor)>) -> Result<Judgement> {
+        let (validation, taught) = (&self.data.validation, &self.validation);
+        let (features, logits) = map_both(validation, student)?;
+        let distance = f64::from(ops::mse(&features, &taught.features, None)?.to_scalar::<f32>()?);
+        Ok(Judgement {
+            loss: f64::from(self.loss(taught, &features, &logits)?.to_scalar::<f32>()?),
+            accuracy: accuracy(&logits, validation.labels())?,
+            distance: distance / self.cache.variance,
+        })
     }
+}
 
-    /// As [`Lessons::validate`], with the stage's loss before them.
-    pub(crate) fn validate_loss(
-        &self,
-        student: impl Fn(&Tensor) -> Result<(Tensor, Tensor)>,
-    ) -> Result<(f64, f64, f64)> {
-        let validation = &self.data.validation;
-        let features = self.taught.dim(1)?;
-        let both = validation.map(|images| {
-            let (features, logits) = student(images)?;
-            Ok(Tensor::cat(&[features, logits], 1)?)
-        })?;
-        let logits = both.narrow(1, features, both.dim(1)? - features)?.contiguous()?;
-        let features = both.narrow(1, 0, features)?.contiguous()?;
-        let distance = f64::from(ops::mse(&features, &self.taught, None)?.to_scalar::<f32>()?) / self.cache.variance;
-        let all: Vec<usize> = (0..validation.len()).collect();
-        let lesson = Lesson {
-            images: Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu)?,
-            features: self.taught.clone(),
-            logits: self.taught_logits.clone(),
-            targets: validation.targets(&all, 0.0)?,
-        };
-        let loss = f64::from(self.loss(&lesson, &features, &logits)?.to_scalar::<f32>()?);
-        Ok((loss, accuracy(&logits, validation.labels())?, distance))
-    }
+/// Features and logits of a whole split.
+fn map_both(split: &Split, network: impl Fn(&Tensor) -> Result<(Tensor, Tensor)>) -> Result<(Tensor, Tensor)> {
+    let both = split.map(|images| {
+        let (features, logits) = network(images)?;
+        Ok(Tensor::cat(&[features, logits], 1)?)
+    })?;
+    let features = both.dim(1)? - split.classes;
+    Ok((both.narrow(1, 0, features)?.contiguous()?, both.narrow(1, features, split.classes)?.contiguous()?))
 }
 
 struct Task<'a> {
@@ -163,13 +168,13 @@ impl Objective for Task<'_> {
     fn loss(&self, epoch: usize, samples: &[usize]) -> Result<Tensor> {
         let lesson = self.lessons.lesson(epoch, samples)?;
         let (features, logits) = self.student.forward(&lesson.images, Mode::Train)?;
-        self.lessons.loss(&lesson, &features, &logits)
+        self.lessons.loss(&lesson.taught, &features, &logits)
     }
 
     fn validate(&self, weights: &Params) -> Result<Vec<(String, f64)>> {
         let student = Student::new(weights, self.config, self.lessons.data)?;
-        let (accuracy, distance) = self.lessons.validate(|images| student.forward(images, Mode::Eval))?;
-        Ok(vec![("accuracy".into(), accuracy), ("feature distance".into(), distance)])
+        let found = self.lessons.judge(|images| student.forward(images, Mode::Eval))?;
+        Ok(vec![("accuracy".into(), found.accuracy), ("feature distance".into(), found.distance)])
     }
 }
 

@@ -243,7 +243,7 @@ impl<'a> Context<'a> {
         let sections = [
             (Stage::Teacher, json!([data, recipe.teacher])),
             (Stage::Cache, json!(recipe.cache)),
-            (Stage::Search, self.search_inputs()),
+            (Stage::Search, json!(recipe.searched())),
             (Stage::Distill, json!([recipe.student, recipe.distill])),
             (Stage::Robust, json!([recipe.cat, recipe.robust])),
             (Stage::Evaluate, json!(recipe.evaluate)),
@@ -256,26 +256,21 @@ impl<'a> Context<'a> {
         to_hex(&hash.finalize())
     }
 
-    /// What the search follows from; nothing where the student is not searched.
-    fn search_inputs(&self) -> serde_json::Value {
-        match (&self.recipe.student, &self.recipe.search) {
-            (StudentSpec::Cells(spec), Some(config)) if spec.genotype == GenotypeSource::Search => {
-                json!([spec.layout, config])
-            }
-            _ => serde_json::Value::Null,
-        }
+    /// Refuses a search that cannot be made on these images.
+    fn check_search(&self) -> Result<()> {
+        let Some((config, layout)) = self.recipe.searched() else { return Ok(()) };
+        let input = &self.data()?.input;
+        let faults = config.faults_at(layout, (input.height, input.width, input.channels));
+        let named = faults.into_iter().map(|fault| format!("search.{fault}")).collect::<Vec<_>>();
+        if named.is_empty() { Ok(()) } else { Err(Error::Recipe { path: (&self.recipe.name).into(), faults: named }) }
     }
 
     fn search(&self) -> Result<()> {
-        match (&self.recipe.student, &self.recipe.search) {
-            (StudentSpec::Cells(spec), Some(config)) if spec.genotype == GenotypeSource::Search => {
-                search::run(self, config, &spec.layout)
-            }
-            _ => {
-                eprintln!("  search: the recipe names the student, nothing is searched");
-                Ok(())
-            }
-        }
+        let Some((config, layout)) = self.recipe.searched() else {
+            eprintln!("  search: the recipe names the student, nothing is searched");
+            return Ok(());
+        };
+        search::run(self, config, layout)
     }
 
     /// Whether the stage ended in this folder with what the recipe now says about it and the stages before it.
@@ -290,6 +285,7 @@ impl<'a> Context<'a> {
     /// # Errors
     /// Whatever stops a stage.
     pub fn run(&self, only: Option<Stage>) -> Result<()> {
+        self.check_search()?;
         for stage in Stage::ALL {
             if only.is_some_and(|only| only != stage) {
                 continue;

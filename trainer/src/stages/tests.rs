@@ -176,7 +176,7 @@ fn every_shipped_recipe_takes_a_step_of_search_and_distillation() {
         }
         context.stop_after = Some(1);
         for stage in [Stage::Search, Stage::Distill] {
-            if stage == Stage::Distill && recipe.student_is_searched() {
+            if stage == Stage::Distill && recipe.searched().is_some() {
                 // What the search would have left.
                 let edge = |from| Edge { from, op: Operation::Conv1 };
                 let cell = vec![vec![edge(0), edge(1)]; 3];
@@ -184,7 +184,7 @@ fn every_shipped_recipe_takes_a_step_of_search_and_distillation() {
                 fs::write(out.path().join("genotype.json"), genotype.to_json()).unwrap();
             }
             match context.run(Some(stage)) {
-                Ok(()) if stage == Stage::Search && !recipe.student_is_searched() => {}
+                Ok(()) if stage == Stage::Search && recipe.searched().is_none() => {}
                 Err(Error::Stopped { step: 1, .. }) => {}
                 other => panic!("{}, {}: {other:?}", file.display(), stage.name()),
             }
