@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
 use plotters::prelude::*;
@@ -95,10 +94,10 @@ fn train(run: &Path, recipe: &str, name: &str, change: &str) -> Result<Arm> {
     let out = root().join("runs/search").join(name);
     let context = Context::new(&recipe, None, Some(&out))?.resume(true);
     context.take_from(run)?;
+    // A stage that was done or begun before is not done again; its time counts.
     let timed = |stage| -> Result<f64> {
-        let started = Instant::now();
         context.run(Some(stage))?;
-        Ok(started.elapsed().as_secs_f64())
+        context.seconds(stage).with_context(|| format!("{name}: no record of stage {}", stage.name()))
     };
     let (search_seconds, distill_seconds) = (timed(Stage::Search)?, timed(Stage::Distill)?);
     let student = context.evaluate_student()?;

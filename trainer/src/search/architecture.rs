@@ -170,12 +170,13 @@ impl Architecture {
         Ok(p.broadcast_div(&(p.sum_keepdim(D::Minus1)? + 1e-12)?)?)
     }
 
-    /// Mean over the edges of log sum exp(alpha): the regulariser of beta-DARTS (Ye et al. 2022), which keeps any operation's alpha, the skip's
-    /// above all, from running away.
+    /// Mean over the edges of log sum exp(alpha) - mean(alpha): the regulariser of beta-DARTS (Ye et al. 2022), which keeps any operation's
+    /// alpha, the skip's above all, from running away. The mean makes it blind to what softmax is blind to, a shift of all alphas of an edge:
+    /// without it all of them sink, and under Adam those of noisy gradients sink slowest, which is a preference that nothing earned.
     pub(crate) fn beta_decay(&self) -> Result<Tensor> {
         let mut total = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?;
         for cell in self.cells.iter().flatten() {
-            total = (total + cell.alpha.log_sum_exp(D::Minus1)?.mean_all()?)?;
+            total = (total + (cell.alpha.log_sum_exp(D::Minus1)?.mean_all()? - cell.alpha.mean_all()?)?)?;
         }
         Ok(total)
     }

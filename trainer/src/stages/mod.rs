@@ -273,11 +273,17 @@ impl<'a> Context<'a> {
         search::run(self, config, layout)
     }
 
-    /// Whether the stage ended in this folder with what the recipe now says about it and the stages before it.
-    fn is_done(&self, stage: Stage) -> bool {
-        let record = fs::read_to_string(self.record_path(stage)).ok();
-        let record: Option<Record> = record.and_then(|text| serde_json::from_str(&text).ok());
-        record.is_some_and(|record| record.inputs == self.inputs(stage))
+    /// What is known of the stage if it ended in this folder with what the recipe now says about it and the stages before it.
+    fn done(&self, stage: Stage) -> Option<Record> {
+        let text = fs::read_to_string(self.record_path(stage)).ok()?;
+        let record: Record = serde_json::from_str(&text).ok()?;
+        (record.inputs == self.inputs(stage)).then_some(record)
+    }
+
+    /// How long a stage computed in this folder, interrupted attempts included; none if it is not done.
+    #[must_use]
+    pub fn seconds(&self, stage: Stage) -> Option<f64> {
+        self.done(stage).map(|record| record.seconds)
     }
 
     /// Runs one stage, or all of them; with `resume`, those that are done are skipped.
@@ -290,7 +296,7 @@ impl<'a> Context<'a> {
             if only.is_some_and(|only| only != stage) {
                 continue;
             }
-            if self.resume && only.is_none() && self.is_done(stage) {
+            if self.resume && only.is_none() && self.done(stage).is_some() {
                 eprintln!("{:>8} done before", stage.name());
                 continue;
             }
