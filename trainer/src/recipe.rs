@@ -476,7 +476,7 @@ mod tests {
             ("search.target=1.0", "lies between"),
             ("serach.target=1.0", "no serach"),
             ("search.operations=[\"conv_9x9\"]", "conv_9x9"),
-            ("search.partial=3", "divisor"),
+            ("search.partial=5", "divisor"),
             ("search.target", "section.key=value"),
         ] {
             let fault = read(&[change]).unwrap_err().to_string();

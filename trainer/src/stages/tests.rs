@@ -176,10 +176,10 @@ fn every_shipped_recipe_takes_a_step_of_search_and_distillation() {
         }
         context.stop_after = Some(1);
         for stage in [Stage::Search, Stage::Distill] {
-            if stage == Stage::Distill && recipe.searched().is_some() {
+            if let (Stage::Distill, Some((_, layout))) = (stage, recipe.searched()) {
                 // What the search would have left.
                 let edge = |from| Edge { from, op: Operation::Conv1 };
-                let cell = vec![vec![edge(0), edge(1)]; 3];
+                let cell = vec![vec![edge(0), edge(1)]; layout.nodes];
                 let genotype = Genotype { version: Genotype::VERSION, normal: cell.clone(), reduction: cell };
                 fs::write(out.path().join("genotype.json"), genotype.to_json()).unwrap();
             }
