@@ -144,8 +144,8 @@ vectorise! {
                             let at = (y * k.w + x) * k.c + c;
                             let (v, d) = (&image[at..at + N], &mut dx[at..at + N]);
                             for i in 0..N {
-                                // By bits: of a choice between two floats the compiler makes masked stores, which cost this
-                                // loop most of its time on AMD's AVX2.
+                                // By bits: of a choice between two floats the compiler makes masked stores, which are
+                                // slow on AMD's AVX2.
                                 let hit = u32::from(v[i] == best[i]).wrapping_neg();
                                 d[i] += f32::from_bits(left[i].to_bits() & hit);
                                 left[i] = f32::from_bits(left[i].to_bits() & !hit);
