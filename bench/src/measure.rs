@@ -338,7 +338,7 @@ pub(crate) fn evaluate(run: &Path) -> Result<()> {
         let percent = |value: &Value| 100.0 * value.as_f64().unwrap_or(f64::NAN);
         let (low, high) = (percent(&point["ci95"][0]), percent(&point["ci95"][1]));
         row.note = format!(
-            "{:.2} % ({low:.2} to {high:.2}), {} frames; clean: {:.2} %, see report.rs",
+            "{:.2} % ({low:.2} to {high:.2}), {} frames; clean: {:.2} %, see CONVENTIONS.md",
             100.0 * accuracy,
             point["images"],
             100.0 * best

@@ -9,12 +9,12 @@ use plotters::style::FontDesc;
 use semlink_codec::cells::Genotype;
 use semlink_nn::runtime;
 use semlink_trainer::recipe::Recipe;
-use semlink_trainer::{Context, SearchReport, Stage};
+use semlink_trainer::{Context, SearchReport, Stage, Trial};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::measure::row;
-use crate::results::{read as read_topic, record, root};
+use crate::results::{Row, read as read_topic, record, root};
 
 /// One trained student.
 #[derive(Debug, Serialize, Deserialize)]
@@ -210,8 +210,29 @@ fn compare(arms: &[Arm]) -> Result<()> {
         let each = |r: &&SearchReport| format!("{:.3} against {:.3}", r.discretised_loss, r.supernet_loss);
         row.note = reports.iter().map(each).collect::<Vec<_>>().join(", ");
         rows.push(row);
+        rows.extend(trials(&reports));
     }
     record("search", rows)
+}
+
+/// What alpha knows beyond chance: the likeliest network of each search in its trials, against those drawn around it.
+fn trials(reports: &[&SearchReport]) -> Option<Row> {
+    let tried: Vec<&[Trial]> = reports.iter().map(|r| r.trials.as_slice()).filter(|trials| trials.len() > 1).collect();
+    let ahead = |trials: &&[Trial]| mean(&trials[1..].iter().map(|t| t.loss).collect::<Vec<_>>()).0 - trials[0].loss;
+    let best = |trials: &&[Trial]| {
+        let rank = 1 + trials[1..].iter().filter(|t| t.loss < trials[0].loss).count();
+        let losses = trials.iter().map(|t| t.loss);
+        let (low, high) = losses.fold((f64::MAX, f64::MIN), |(low, high), loss| (low.min(loss), high.max(loss)));
+        format!("place {rank} of {}, losses {low:.3} to {high:.3}", trials.len())
+    };
+    if tried.is_empty() {
+        return None;
+    }
+    let (gain, _) = mean(&tried.iter().map(ahead).collect::<Vec<_>>());
+    let what = "the likeliest network's validation loss in its trial, below the mean of those drawn around it";
+    let mut row = row(what, gain, "nats", "higher", Value::Null, Value::Null, "search");
+    row.note = tried.iter().map(best).collect::<Vec<_>>().join("; ");
+    Some(row)
 }
 
 /// `docs/pareto.svg`: test accuracy of every trained student over its parameters and over its multiply-accumulates.

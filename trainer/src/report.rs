@@ -5,7 +5,7 @@ use std::path::Path;
 use semlink_channel::ChannelKind;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Result, json};
 
 /// Measured on the test split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,8 +78,7 @@ impl Report {
     /// # Errors
     /// The file cannot be read or is no report.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        serde_json::from_str(&text).map_err(|e| Error::Report { path: path.to_owned(), what: e.to_string() })
+        json::read(path)
     }
 
     /// Writes the report.
@@ -87,8 +86,6 @@ impl Report {
     /// # Errors
     /// The folder takes no file.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_vec_pretty(self)
-            .map_err(|e| Error::Report { path: path.to_owned(), what: e.to_string() })?;
-        Ok(semlink_nn::checkpoint::write_atomically(path, &text)?)
+        json::write(path, self)
     }
 }

@@ -61,7 +61,7 @@ impl SupernetStep {
             let (features, _) = net.forward(&self.images, &self.architecture.gates(detached)?, mode)?;
             Ok(ops::mse(&features, &self.targets, None)?)
         };
-        let (grads, (_, weights)) =
+        let ((_, grads), (_, weights)) =
             side_by_side(|| loss(&self.frozen, false, Mode::Probe), || loss(&self.weights, true, Mode::Train))?;
         self.adam.step(&grads, 1e-3)?;
         Ok(self.sgd.step(&weights, 0.01)?)

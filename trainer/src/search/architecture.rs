@@ -5,6 +5,7 @@
 //! probability.
 
 use candle_core::{D, Device, Tensor};
+use rand::Rng;
 use semlink_codec::cells::{Cell, CellKind, CellLayout, Edge, Genotype, Operation, Place};
 use semlink_nn::layers::Scale;
 use semlink_nn::{Init, Params, ops};
@@ -14,6 +15,9 @@ use crate::Result;
 
 /// Edges of a node that discretisation keeps, as in DARTS.
 pub(crate) const KEPT: usize = 2;
+
+/// Draws for each candidate that is wanted before the space is held to be too small for so many.
+const DRAWS_PER_CANDIDATE: usize = 50;
 
 /// Kinds of cells, by their index in everything that has one entry for each.
 pub(crate) const KINDS: [CellKind; 2] = [CellKind::Normal, CellKind::Reduction];
@@ -48,6 +52,13 @@ struct CellParams {
     alpha: Tensor,
     /// \[edges\]
     beta: Tensor,
+}
+
+/// For one kind of cell, log p of each edge and operation, `none` left out, and log r of each edge.
+#[derive(Debug, Clone)]
+struct Logs {
+    operations: Vec<Vec<f64>>,
+    edges: Vec<f64>,
 }
 
 /// r p for one kind of cell.
@@ -198,27 +209,60 @@ impl Architecture {
         Ok(Summary { entropy: entropy / edges / most, free_share })
     }
 
-    /// For each kind, log p of each edge and operation, and log r of each edge.
-    #[allow(clippy::type_complexity, reason = "two tables, private")]
-    fn logs(&self) -> Result<[Option<(Vec<Vec<f64>>, Vec<f64>)>; 2]> {
-        let logs = |cell: &Option<CellParams>| -> Result<Option<(Vec<Vec<f64>>, Vec<f64>)>> {
+    fn logs(&self) -> Result<[Option<Logs>; 2]> {
+        let logs = |cell: &Option<CellParams>| -> Result<Option<Logs>> {
             let Some(cell) = cell else { return Ok(None) };
             let log = |p: &f32| f64::from(*p).max(1e-30).ln();
             let p = self.without_none(&ops::softmax(&cell.alpha.detach())?)?.to_vec2::<f32>()?;
-            let p = p.iter().map(|row| row.iter().map(log).collect()).collect();
-            Ok(Some((p, self.kept(cell)?.detach().to_vec1::<f32>()?.iter().map(log).collect())))
+            let operations = p.iter().map(|row| row.iter().map(log).collect()).collect();
+            Ok(Some(Logs { operations, edges: self.kept(cell)?.detach().to_vec1::<f32>()?.iter().map(log).collect() }))
         };
         Ok([logs(&self.cells[0])?, logs(&self.cells[1])?])
+    }
+
+    /// At most `count` different genotypes, each derived as [`Architecture::derive`] does: the likeliest, then those of architectures drawn around
+    /// this one. Gumbel noise of scale `temperature` on log p makes the largest a draw from softmax(alpha / temperature).
+    pub(crate) fn candidates(
+        &self,
+        costs: &CostTable,
+        target: Option<(f64, f64)>,
+        count: usize,
+        temperature: f64,
+        rng: &mut impl Rng,
+    ) -> Result<Vec<Genotype>> {
+        let logs = self.logs()?;
+        let mut found = vec![self.likeliest(&logs, costs, target)];
+        for _ in 0..count * DRAWS_PER_CANDIDATE {
+            if found.len() >= count {
+                break;
+            }
+            let mut noisy = logs.clone();
+            for cell in noisy.iter_mut().flatten() {
+                for value in cell.operations.iter_mut().flatten().chain(&mut cell.edges) {
+                    let uniform: f64 = rng.random::<f64>().max(f64::MIN_POSITIVE);
+                    *value -= temperature * (-uniform.ln()).ln();
+                }
+            }
+            let drawn = self.likeliest(&noisy, costs, target);
+            let near = target.is_none_or(|(cost, tolerance)| (costs.of(&drawn) / cost - 1.0).abs() <= tolerance);
+            if near && !found.contains(&drawn) {
+                found.push(drawn);
+            }
+        }
+        Ok(found)
     }
 
     /// The likeliest genotype: each node keeps the edges of largest r p with the best operation of each, `none` excepted. With a
     /// `target`, the likeliest one found whose cost comes within `tolerance` of it: log-probabilities are charged a price per unit of cost, the
     /// price nearest to zero that meets the target wins, and single exchanges close what gap remains.
     pub(crate) fn derive(&self, costs: &CostTable, target: Option<(f64, f64)>) -> Result<Genotype> {
-        let logs = self.logs()?;
+        Ok(self.likeliest(&self.logs()?, costs, target))
+    }
+
+    fn likeliest(&self, logs: &[Option<Logs>; 2], costs: &CostTable, target: Option<(f64, f64)>) -> Genotype {
         let at_price = |price: f64| -> Choice {
             let kind = |k: usize| {
-                let Some((p, r)) = &logs[k] else { return Vec::new() };
+                let Some(Logs { operations: p, edges: r }) = &logs[k] else { return Vec::new() };
                 let node = |range: &std::ops::Range<usize>| {
                     let edge = |from: usize| {
                         let row = range.start + from;
@@ -269,7 +313,7 @@ impl Architecture {
                 best = better;
             }
         }
-        Ok(self.genotype(&best))
+        self.genotype(&best)
     }
 
     /// All choices that differ in the operation of one edge.

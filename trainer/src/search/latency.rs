@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::progress::Progress;
-use crate::{Error, Result};
+use crate::{Result, json};
 
 /// Median microseconds for one image on one thread, by operation and shape, as `semlink-trainer latency` writes them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,8 +35,7 @@ impl LatencyTable {
     /// # Errors
     /// The file cannot be read or is no table.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        serde_json::from_str(&text).map_err(|e| Error::Report { path: path.to_owned(), what: e.to_string() })
+        json::read(path)
     }
 
     /// Writes the table.
@@ -44,9 +43,7 @@ impl LatencyTable {
     /// # Errors
     /// The folder takes no file.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_vec_pretty(self)
-            .map_err(|e| Error::Report { path: path.to_owned(), what: e.to_string() })?;
-        Ok(semlink_nn::checkpoint::write_atomically(path, &text)?)
+        json::write(path, self)
     }
 
     /// Measures every operation at every place of a layout, for images of `size` = height, width, channels. Call it on a pool of one

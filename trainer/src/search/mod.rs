@@ -12,6 +12,7 @@ mod random;
 mod supernet;
 #[cfg(test)]
 mod tests;
+mod trials;
 mod unrolled;
 
 use std::collections::BTreeMap;
@@ -38,13 +39,14 @@ pub(crate) use self::architecture::Architecture;
 use self::architecture::{Gates, KEPT};
 use self::cost::CostTable;
 pub(crate) use self::supernet::Supernet;
+pub use self::trials::{Trial, TrialsConfig};
 use crate::fit::{FitConfig, Objective};
 use crate::progress::Metrics;
 use crate::recipe::LossWeights;
 use crate::stages::cache::Cache;
 use crate::stages::distill::{Judgement, Lessons};
 use crate::stages::{Context, Stage};
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// Stage `search`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +80,9 @@ pub struct SearchConfig {
     pub loss: LossWeights,
     /// Optimisation of the weights; `ema` must be 0.
     pub fit: FitConfig,
+    /// Short trainings from scratch that decide between the likeliest networks; absent: the likeliest is taken untried.
+    #[serde(default)]
+    pub trials: Option<TrialsConfig>,
 }
 
 impl SearchConfig {
@@ -119,6 +124,8 @@ impl SearchConfig {
         check(self.fit.ema == 0.0, format!("fit.ema = {}, expected 0: a search keeps no average", self.fit.ema));
         faults.extend(self.fit.faults().into_iter().map(|fault| format!("fit.{fault}")));
         faults.extend(self.loss.faults().into_iter().map(|fault| format!("loss.{fault}")));
+        let trials = self.trials.as_ref().map(TrialsConfig::faults).unwrap_or_default();
+        faults.extend(trials.into_iter().map(|fault| format!("trials.{fault}")));
         faults
     }
 
@@ -153,6 +160,8 @@ impl SearchConfig {
 
 /// The genotype's file in the run's folder.
 pub(crate) const FILE: &str = "genotype.json";
+/// The drawing of its cells.
+pub(crate) const DRAWING: &str = "genotype.svg";
 /// What the search found besides, for tables.
 pub(crate) const REPORT: &str = "search.json";
 
@@ -173,6 +182,9 @@ pub struct SearchReport {
     pub entropy: f64,
     /// Share of skips and pools in the normal cell.
     pub free_share: f64,
+    /// The networks that were tried, the likeliest first; the genotype is the one of least loss. Empty without trials.
+    #[serde(default)]
+    pub trials: Vec<Trial>,
 }
 
 struct Task<'a> {
@@ -290,9 +302,18 @@ impl<'a> Task<'a> {
         Ok(optimizer.step(grads, self.config.alpha_lr)?)
     }
 
+    /// Cost and tolerance that a genotype must meet; none without penalty.
+    fn target(&self) -> Option<(f64, f64)> {
+        (self.config.penalty > 0.0).then_some((self.config.target, self.config.tolerance))
+    }
+
     fn derive(&self) -> Result<Genotype> {
-        let target = (self.config.penalty > 0.0).then_some((self.config.target, self.config.tolerance));
-        self.architecture.derive(&self.costs, target)
+        self.architecture.derive(&self.costs, self.target())
+    }
+
+    fn candidates(&self, trials: &TrialsConfig) -> Result<Vec<Genotype>> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.fit.seed);
+        self.architecture.candidates(&self.costs, self.target(), trials.candidates, trials.temperature, &mut rng)
     }
 
     /// Loss and accuracy on the validation split with the statistics of its batches: gates that differ from those in training need others.
@@ -300,22 +321,21 @@ impl<'a> Task<'a> {
         self.lessons.judge(|images| self.frozen.forward(images, gates, Mode::Probe))
     }
 
-    fn report(&self) -> Result<(SearchReport, Genotype)> {
-        let genotype = self.derive()?;
-        let summary = self.architecture.summary(&genotype)?;
+    fn report(&self, genotype: &Genotype, trials: Vec<Trial>) -> Result<SearchReport> {
+        let summary = self.architecture.summary(genotype)?;
         let supernet_loss = self.validation(&self.architecture.gates(true)?)?.loss;
-        let discretised_loss = self.validation(&self.architecture.discrete_gates(&genotype)?)?.loss;
+        let discretised_loss = self.validation(&self.architecture.discrete_gates(genotype)?)?.loss;
         let expected = self.architecture.expected_cost(&self.costs)?.to_scalar::<f32>()?;
-        let report = SearchReport {
+        Ok(SearchReport {
             target: self.config.target,
             expected_cost: f64::from(expected),
-            realised_cost: self.costs.of(&genotype),
+            realised_cost: self.costs.of(genotype),
             supernet_loss,
             discretised_loss,
             entropy: summary.entropy,
             free_share: summary.free_share,
-        };
-        Ok((report, genotype))
+            trials,
+        })
     }
 }
 
@@ -342,9 +362,14 @@ impl Objective for Task<'_> {
             (loss.to_scalar()?, loss.backward()?)
         } else {
             let images = self.images(1, samples);
-            let (grads, found) = side_by_side(|| self.architecture_loss(&self.frozen, epoch, &images), weights)?;
+            let upper = || self.architecture_loss(&self.frozen, epoch, &images);
+            let ((upper, grads), lower) = side_by_side(upper, weights)?;
+            if !upper.is_finite() {
+                // The caller stops at a loss that is no number, whichever level it is of.
+                return Ok((upper, grads));
+            }
             self.move_architecture(&grads)?;
-            found
+            lower
         };
         self.step.fetch_add(1, Ordering::Relaxed);
         Ok(found)
@@ -394,19 +419,17 @@ impl Objective for Task<'_> {
     }
 }
 
-/// The gradients of both levels from the same point, each on a thread of its own: a mixed network is made of so many small operators
+/// A loss and its gradients.
+type Step = (f32, GradStore);
+
+/// The gradients of both levels, architecture first, from the same point, each on a thread of its own: a mixed network is made of so many small operators
 /// that sharing out each of them costs more than it saves.
 pub(crate) fn side_by_side(
     architecture: impl FnOnce() -> Result<Tensor> + Send,
     weights: impl FnOnce() -> Result<Tensor> + Send,
-) -> Result<(GradStore, (f32, GradStore))> {
-    let (upper, lower) = rayon::join(
-        || -> Result<GradStore> { Ok(architecture()?.backward()?) },
-        || -> Result<(f32, GradStore)> {
-            let loss = weights()?;
-            Ok((loss.to_scalar()?, loss.backward()?))
-        },
-    );
+) -> Result<(Step, Step)> {
+    let step = |loss: Tensor| -> Result<Step> { Ok((loss.to_scalar()?, loss.backward()?)) };
+    let (upper, lower) = rayon::join(|| step(architecture()?), || step(weights()?));
     Ok((upper?, lower?))
 }
 
@@ -416,14 +439,18 @@ pub(crate) fn run(context: &Context, config: &SearchConfig, layout: &CellLayout)
     let lessons = Lessons::new(context, &cache, config.loss)?;
     let job = context.job(Stage::Search, config.fit);
     let (_, task) = job.run_with(|params| Task::new(params, config, layout, &lessons))?;
-    let (report, genotype) = task.report()?;
+    let (genotype, trials) = match &config.trials {
+        Some(trials) => trials::best(context, trials, layout, &lessons, task.candidates(trials)?)?,
+        None => (task.derive()?, Vec::new()),
+    };
+    let report = task.report(&genotype, trials)?;
     let write = |file: &str, text: &str| {
         let path = context.dir.join(file);
         fs::write(&path, text).map_err(|source| Error::Io { path, source })
     };
     write(FILE, &genotype.to_json())?;
-    write(REPORT, &serde_json::to_string_pretty(&report).unwrap_or_default())?;
-    write("genotype.svg", &draw::genotype(&genotype))?;
+    json::write(&context.dir.join(REPORT), &report)?;
+    write(DRAWING, &draw::genotype(&genotype))?;
     draw::history(&Metrics::read(&context.dir.join("metrics.jsonl"))?, &context.dir.join("search.svg"))?;
     let size = (lessons.data.input.height, lessons.data.input.width, lessons.data.input.channels);
     eprintln!(

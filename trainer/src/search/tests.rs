@@ -140,6 +140,34 @@ fn a_genotype_is_derived_within_the_tolerance_of_any_target_within_reach() {
 }
 
 #[test]
+fn candidates_are_different_networks_of_the_target_and_the_likeliest_is_among_them() {
+    use rand::SeedableRng;
+    let costs = costs(CostMeasure::Params);
+    let (params, architecture) = architecture(1);
+    plant(&params, &planted(), 1.0);
+    let drawn = |target, count, temperature| {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(9);
+        architecture.candidates(&costs, target, count, temperature, &mut rng).unwrap()
+    };
+    let target = costs.of(&planted());
+    let found = drawn(Some((target, 0.03)), 8, 1.0);
+    assert_eq!((found.len(), &found[0]), (8, &planted()));
+    for (i, genotype) in found.iter().enumerate() {
+        genotype.validate().unwrap();
+        assert!((costs.of(genotype) / target - 1.0).abs() <= 0.03);
+        assert!(!found[..i].contains(genotype));
+    }
+    // The colder, the nearer: at a hundredth of alpha's lead nothing else is ever drawn.
+    assert_eq!(drawn(None, 4, 0.01), [planted()]);
+    // Uncharged draws choose an operation as softmax(alpha / temperature) does: e^1 against eight times e^0 for the planted one.
+    let sample = drawn(None, 400, 1.0);
+    let hits = sample.iter().filter(|g| g.normal[0].iter().any(|e| *e == planted().normal[0][0])).count();
+    let share = hits as f64 / sample.len() as f64;
+    let expected = 1f64.exp() / (1f64.exp() + 8.0);
+    assert!((share - expected).abs() < 0.08, "{share}, expected {expected}");
+}
+
+#[test]
 fn gradients_of_the_mixed_network_are_those_of_finite_differences() {
     let (alphas, architecture) = architecture(3);
     // Away from the symmetric point, where half of the gradients vanish.

@@ -16,6 +16,7 @@ use super::teacher::Teacher;
 use super::{CODEC_FILE, Context, evaluate};
 use crate::data::to_hex;
 use crate::report::Report;
+use crate::search;
 use crate::{Error, Result, dataset};
 
 /// Writes the bundle into the run's folder `bundle`, opens both halves as a service would, and copies it to the assets if there is such
@@ -76,6 +77,11 @@ fn ship(context: &Context, assets: &Path, bundle: &Path, teacher: &Path) -> Resu
             fs::create_dir_all(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
         }
         checkpoint::write_atomically(&to, &read(&from)?)?;
+    }
+    // A searched student comes with the drawing of its cells.
+    let drawing = context.dir.join(search::DRAWING);
+    if context.recipe.searched().is_some() && drawing.exists() {
+        checkpoint::write_atomically(&assets.join(name).join(search::DRAWING), &read(&drawing)?)?;
     }
     dataset::sample(&context.data_dir, &assets.join("sample"))?;
     println!("{} holds bundle, teacher and sample", assets.display());

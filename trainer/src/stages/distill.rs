@@ -16,7 +16,7 @@ use super::teacher::Teacher;
 use super::{Context, Stage};
 use crate::Result;
 use crate::data::{Data, Split, accuracy};
-use crate::fit::Objective;
+use crate::fit::{Job, Objective};
 use crate::recipe::{LossWeights, Recipe};
 
 /// The trained student's file; its encoder's parameters are below `student`, as in a bundle.
@@ -131,6 +131,12 @@ impl<'a> Lessons<'a> {
         Ok(terms.into_iter().try_fold(none()?, |sum, term| sum + term)?)
     }
 
+    /// Applies a trained student to the validation split.
+    pub(crate) fn judge_trained(&self, weights: &Params, config: &StudentConfig) -> Result<Judgement> {
+        let student = Student::new(weights, config, self.data)?;
+        self.judge(|images| student.forward(images, Mode::Eval))
+    }
+
     /// Applies a student, images to features and logits, to the validation split.
     pub(crate) fn judge(&self, student: impl Fn(&Tensor) -> Result<(Tensor, Tensor)>) -> Result<Judgement> {
         let (validation, taught) = (&self.data.validation, &self.validation);
@@ -172,8 +178,7 @@ impl Objective for Task<'_> {
     }
 
     fn validate(&self, weights: &Params) -> Result<Vec<(String, f64)>> {
-        let student = Student::new(weights, self.config, self.lessons.data)?;
-        let found = self.lessons.judge(|images| student.forward(images, Mode::Eval))?;
+        let found = self.lessons.judge_trained(weights, self.config)?;
         Ok(vec![("accuracy".into(), found.accuracy), ("feature distance".into(), found.distance)])
     }
 }
@@ -188,15 +193,18 @@ pub(crate) fn divergence(logits: &Tensor, taught: &Tensor, temperature: f32) -> 
     Ok((cross - entropy)?.affine(t * t, 0.0)?)
 }
 
-/// Trains the student.
+/// Trains a student, and gives the parameters of its best epoch.
+pub(crate) fn train(job: &Job<'_>, config: &StudentConfig, lessons: &Lessons<'_>) -> Result<BTreeMap<String, Tensor>> {
+    job.run(|params| Ok(Task { student: Student::new(params, config, lessons.data)?, config, lessons }))
+}
+
+/// Trains the student of the run.
 pub(crate) fn run(context: &Context) -> Result<()> {
-    let (recipe, data) = (context.recipe, context.data()?);
+    let recipe = context.recipe;
     let config = context.student()?;
     let cache = Cache::load(context)?;
     let lessons = Lessons::new(context, &cache, recipe.distill.loss)?;
-    let job = context.job(Stage::Distill, recipe.distill.fit);
-    let trained = job
-        .run(|params| Ok(Task { student: Student::new(params, &config, data)?, config: &config, lessons: &lessons }))?;
+    let trained = train(&context.job(Stage::Distill, recipe.distill.fit), &config, &lessons)?;
     let about = BTreeMap::from([
         ("format".to_owned(), "semlink student, version 1".to_owned()),
         ("network".to_owned(), json!(config).to_string()),

@@ -27,7 +27,7 @@ use crate::fit::{FitConfig, Job};
 use crate::recipe::{DataConfig, GenotypeSource, Recipe, StudentSpec};
 use crate::report::Network;
 use crate::search;
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// What stage `robust` writes and `evaluate` and `bundle` read: all parameters of both halves, by their names in a bundle.
 pub(crate) const CODEC_FILE: &str = "codec.safetensors";
@@ -213,8 +213,13 @@ impl<'a> Context<'a> {
     }
 
     pub(crate) fn job(&self, stage: Stage, config: FitConfig) -> Job<'_> {
+        self.job_within(stage, stage.name(), config)
+    }
+
+    /// A training of its own within a stage; `name` is what metrics and checkpoint go by.
+    pub(crate) fn job_within(&self, stage: Stage, name: &'static str, config: FitConfig) -> Job<'_> {
         Job {
-            stage: stage.name(),
+            stage: name,
             config,
             dir: &self.dir,
             resume: self.resume,
@@ -275,8 +280,7 @@ impl<'a> Context<'a> {
 
     /// What is known of the stage if it ended in this folder with what the recipe now says about it and the stages before it.
     fn done(&self, stage: Stage) -> Option<Record> {
-        let text = fs::read_to_string(self.record_path(stage)).ok()?;
-        let record: Record = serde_json::from_str(&text).ok()?;
+        let record: Record = json::read(&self.record_path(stage)).ok()?;
         (record.inputs == self.inputs(stage)).then_some(record)
     }
 
@@ -314,9 +318,7 @@ impl<'a> Context<'a> {
             let seconds = self.seconds_before.get() + started.elapsed().as_secs_f64();
             eprintln!("{:>8} done in {seconds:.0} s", stage.name());
             let record = Record { stage: stage.name().into(), inputs: self.inputs(stage), seconds };
-            let path = self.record_path(stage);
-            let text = serde_json::to_string_pretty(&record).unwrap_or_default();
-            fs::write(&path, text).map_err(|source| Error::Io { path, source })?;
+            json::write(&self.record_path(stage), &record)?;
         }
         Ok(())
     }

@@ -31,14 +31,24 @@ fn write_images(dir: &Path, which: &str, n: usize) {
     fs::write(dir.join(format!("{which}-labels-idx1-ubyte")), labels).unwrap();
 }
 
-/// The shipped recipe with small networks and two short epochs for each stage.
+/// The shipped recipe with networks as small as they get and two or three short epochs for each stage.
 fn small_recipe() -> Recipe {
     let mut recipe = Recipe::parse(include_str!("../../../recipes/fashion-mnist.toml")).unwrap();
     let network =
         ResidualConfig { stem: 4, stages: vec![StageConfig { channels: 8, blocks: 1, stride: 2 }], features: 16 };
-    recipe.teacher.network = network.clone();
-    recipe.student = StudentSpec::Residual(network);
+    recipe.teacher.network = network;
     recipe.data.validation = 40;
+    let StudentSpec::Cells(spec) = &mut recipe.student else { panic!("not searched") };
+    (spec.layout.stem, spec.layout.width, spec.layout.nodes, spec.layout.features) = (vec![4, 4], 4, 2, 16);
+    spec.layout.cells = vec![CellKind::Normal, CellKind::Reduction];
+    let search = recipe.search.as_mut().unwrap();
+    search.target = 1500.0;
+    // With so few operations, a cell of pools is no collapse.
+    (search.warmup_epochs, search.max_free_share, search.tolerance) = (1, 1.0, 0.1);
+    (search.fit.epochs, search.fit.batch, search.fit.lr) = (3, 16, 0.01);
+    // Longer than the search itself, so that a test can stop in a trial.
+    let trials = search.trials.as_mut().unwrap();
+    (trials.candidates, trials.fit.epochs, trials.fit.batch) = (3, 4, 16);
     recipe.cache.views = 2;
     recipe.cat.rates = vec![8, 16];
     (recipe.cat.encoder.width, recipe.cat.decoder.width) = (8, 16);
@@ -64,7 +74,7 @@ fn every_stage_of_the_shipped_recipe_runs_from_images_to_a_bundle() {
     let recipe = small_recipe();
     let run = |stage| Context::new(&recipe, Some(data.path()), Some(out.path())).unwrap().run(Some(stage));
     // There are no test images yet: whatever trains and selects cannot have seen them.
-    for stage in [Stage::Teacher, Stage::Cache, Stage::Distill, Stage::Robust] {
+    for stage in [Stage::Teacher, Stage::Cache, Stage::Search, Stage::Distill, Stage::Robust] {
         run(stage).unwrap_or_else(|e| panic!("{}: {e}", stage.name()));
     }
     assert!(matches!(run(Stage::Evaluate), Err(Error::Data(_))));
@@ -100,38 +110,20 @@ fn a_resumed_run_ends_like_an_uninterrupted_one() {
     assert_eq!(a, b);
 }
 
-/// A searched student, as small as it gets.
-fn small_search() -> Recipe {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("recipes/search/searched.toml");
-    let mut recipe = Recipe::read(&path, &[]).unwrap();
-    let small = small_recipe();
-    let StudentSpec::Cells(spec) = &mut recipe.student else { panic!("not searched") };
-    (spec.layout.stem, spec.layout.width, spec.layout.nodes, spec.layout.features) = (vec![4, 4], 4, 2, 16);
-    spec.layout.cells = vec![CellKind::Normal, CellKind::Reduction];
-    let search = recipe.search.as_mut().unwrap();
-    search.target = 1500.0;
-    // With so few operations, a cell of pools is no collapse.
-    (search.warmup_epochs, search.max_free_share, search.tolerance) = (1, 1.0, 0.1);
-    (search.fit.epochs, search.fit.batch, search.fit.lr) = (3, 16, 0.01);
-    recipe.teacher = small.teacher;
-    (recipe.data, recipe.cache, recipe.distill.fit) = (small.data, small.cache, small.distill.fit);
-    recipe
-}
-
 #[test]
 fn a_search_finds_a_genotype_of_its_target_and_resumes_to_the_same() {
     let data = tempfile::tempdir().unwrap();
     write_images(data.path(), "train", 200);
     write_images(data.path(), "t10k", 60);
-    let recipe = small_search();
+    let recipe = small_recipe();
     let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let context = |out: &Path| Context::new(&recipe, Some(data.path()), Some(out)).unwrap().resume(true);
     for stage in [Stage::Teacher, Stage::Cache, Stage::Search, Stage::Distill] {
         context(whole.path()).run(Some(stage)).unwrap_or_else(|e| panic!("{}: {e}", stage.name()));
     }
-    // Stopped during warm-up and while the architecture moves (five steps to an epoch).
+    // Stopped during warm-up, while the architecture moves (five steps to an epoch) and, the search being done, in a trial.
     context(broken.path()).take_from(whole.path()).unwrap();
-    for stop in [3, 8] {
+    for stop in [3, 8, 20] {
         let mut context = context(broken.path());
         context.stop_after = Some(stop);
         assert!(matches!(context.run(Some(Stage::Search)), Err(Error::Stopped { step, .. }) if step == stop));
@@ -145,6 +137,9 @@ fn a_search_finds_a_genotype_of_its_target_and_resumes_to_the_same() {
     let report: crate::SearchReport = serde_json::from_str(&report).unwrap();
     assert!((report.realised_cost / report.target - 1.0).abs() <= 0.1, "{report:?}");
     assert!(report.entropy < 1.0 && report.discretised_loss.is_finite(), "{report:?}");
+    let genotype = Genotype::parse(&fs::read_to_string(whole.path().join("genotype.json")).unwrap()).unwrap();
+    let best = report.trials.iter().min_by(|a, b| a.loss.total_cmp(&b.loss)).unwrap();
+    assert_eq!((report.trials.len(), &best.genotype), (3, &genotype));
     let student = context(whole.path()).evaluate_student().unwrap();
     assert_eq!(student.params as f64, report.realised_cost);
     assert_eq!(student.images, 60);
@@ -196,7 +191,7 @@ fn every_shipped_recipe_takes_a_step_of_search_and_distillation() {
 fn the_second_order_search_steps_too() {
     let data = tempfile::tempdir().unwrap();
     write_images(data.path(), "train", 200);
-    let mut recipe = small_search();
+    let mut recipe = small_recipe();
     let search = recipe.search.as_mut().unwrap();
     (search.second_order, search.fit.epochs) = (true, 2);
     let out = tempfile::tempdir().unwrap();
@@ -210,7 +205,7 @@ fn the_second_order_search_steps_too() {
 fn a_search_that_runs_into_pools_stops_and_says_so() {
     let data = tempfile::tempdir().unwrap();
     write_images(data.path(), "train", 200);
-    let mut recipe = small_search();
+    let mut recipe = small_recipe();
     let search = recipe.search.as_mut().unwrap();
     search.operations = vec![Operation::Skip, Operation::MaxPool3];
     (search.penalty, search.max_free_share) = (0.0, 0.5);
