@@ -48,7 +48,7 @@ fn small_recipe() -> Recipe {
     (search.fit.epochs, search.fit.batch, search.fit.lr) = (3, 16, 0.01);
     // Longer than the search itself, so that a test can stop in a trial.
     let trials = search.trials.as_mut().unwrap();
-    (trials.candidates, trials.fit.epochs, trials.fit.batch) = (3, 4, 16);
+    (trials.candidates, trials.fit.epochs, trials.fit.batch, trials.fit.lr) = (3, 4, 16, 0.01);
     recipe.cache.views = 2;
     recipe.cat.rates = vec![8, 16];
     (recipe.cat.encoder.width, recipe.cat.decoder.width) = (8, 16);
