@@ -3,6 +3,8 @@
 //! The mixed network ranks its operations while each of them shares weights with all others; a trial asks the network itself. DARTS chooses
 //! among the cells of four searches in this way (Liu et al. 2019, section 3.1); here one search gives all candidates.
 
+use std::time::Instant;
+
 use semlink_codec::StudentConfig;
 use semlink_codec::cells::{CellConfig, CellLayout, Genotype};
 use semlink_nn::Params;
@@ -53,6 +55,14 @@ pub struct Trial {
     pub accuracy: f64,
 }
 
+/// A trial as `trials.json` has it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Done {
+    trial: Trial,
+    /// What it took.
+    seconds: f64,
+}
+
 /// Trials that are done, so that an interrupted stage goes on with the next.
 const FILE: &str = "trials.json";
 /// What metrics and checkpoint of a trial go by.
@@ -67,26 +77,29 @@ pub(super) fn best(
     candidates: Vec<Genotype>,
 ) -> Result<(Genotype, Vec<Trial>)> {
     let path = context.dir.join(FILE);
-    let mut done = if context.resume && path.exists() { json::read(&path)? } else { Vec::new() };
-    // The search before them decides which they are; others are of another search.
-    done.retain(|trial: &Trial| candidates.contains(&trial.genotype));
+    let mut earlier: Vec<Done> = if context.resume && path.exists() { json::read(&path)? } else { Vec::new() };
     let count = candidates.len();
-    let mut trials: Vec<Trial> = Vec::with_capacity(count);
+    let mut done: Vec<Done> = Vec::with_capacity(count);
+    let mut seconds_before = context.seconds_before.get();
     for (i, genotype) in candidates.into_iter().enumerate() {
-        let trial = match done.iter().find(|trial| trial.genotype == genotype) {
-            Some(trial) => trial.clone(),
-            None => try_out(context, config, layout, lessons, genotype)?,
+        // What is found of another search stays behind: its candidates are others.
+        let one = if let Some(at) = earlier.iter().position(|one| one.trial.genotype == genotype) {
+            let one = earlier.swap_remove(at);
+            seconds_before += one.seconds;
+            one
+        } else {
+            let started = Instant::now();
+            let trial = try_out(context, config, layout, lessons, genotype)?;
+            Done { trial, seconds: started.elapsed().as_secs_f64() }
         };
-        eprintln!(
-            "  trial {} of {count}: {} multiply-accumulates, loss {:.4}, accuracy {:.4}",
-            i + 1,
-            trial.macs,
-            trial.loss,
-            trial.accuracy
-        );
-        trials.push(trial);
-        json::write(&path, &trials)?;
+        let Trial { macs, loss, accuracy, .. } = one.trial;
+        eprintln!("  trial {} of {count}: {macs} multiply-accumulates, loss {loss:.4}, accuracy {accuracy:.4}", i + 1);
+        done.push(one);
+        json::write(&path, &done)?;
     }
+    // Each trial's training began its own count.
+    context.seconds_before.set(seconds_before);
+    let trials: Vec<Trial> = done.into_iter().map(|one| one.trial).collect();
     let best = trials.iter().min_by(|a, b| a.loss.total_cmp(&b.loss));
     let best = best.map(|trial| trial.genotype.clone()).ok_or_else(|| Error::Split("no candidate to try".into()))?;
     Ok((best, trials))

@@ -92,7 +92,7 @@ pub struct Context<'a> {
     /// Stop a training stage after this many steps, as a kill would (tests).
     pub(crate) stop_after: Option<usize>,
     /// What interrupted attempts at the present stage took.
-    seconds_before: Cell<f64>,
+    pub(crate) seconds_before: Cell<f64>,
     data: OnceLock<Data>,
 }
 
