@@ -146,7 +146,8 @@ fn compare(arms: &[Arm]) -> Result<()> {
         let (theirs, their_error) = mean(&others);
         let one = error.hypot(their_error);
         let best = others.iter().copied().fold(f64::MIN, f64::max);
-        let (must, aim) = (json!(one), json!(best - theirs));
+        let rounded = |points: f64| json!((1e3 * points).round() / 1e3);
+        let (must, aim) = (rounded(one), rounded(best - theirs));
         let what = "searched students above random architectures of the same size, test accuracy";
         let mut row = row(what, ours - theirs, "points", "higher", must, aim, "search");
         row.note = format!(
