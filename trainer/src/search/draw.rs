@@ -36,8 +36,9 @@ pub(crate) fn genotype(genotype: &Genotype) -> String {
     svg + "</svg>\n"
 }
 
+/// The last node stands `nodes` steps right of the inputs.
 fn width(cell: &Cell) -> f64 {
-    2.0 * MARGIN + STEP.0 * (cell.len() + 1) as f64
+    2.0 * MARGIN + STEP.0 * cell.len() as f64
 }
 
 fn height(cell: &Cell) -> f64 {
@@ -182,6 +183,8 @@ mod tests {
             vec![edge(0, Operation::Sep3), edge(1, Operation::Skip)],
             vec![edge(2, Operation::Conv3), edge(0, Operation::MaxPool3)],
         ];
+        // The last node stands as far from the right border as the inputs from the left one.
+        assert!((width(&cell) - position(3, 2).0 - MARGIN).abs() < 1e-9);
         let svg = genotype(&Genotype { version: 1, normal: cell.clone(), reduction: cell });
         assert_eq!(svg.matches("<rect x").count(), 8);
         assert_eq!(svg.matches("marker-end").count(), 8);
