@@ -1,8 +1,9 @@
 //! `semlink-bench`: measures what the project claims beside its peers and renders the results.
 //!
-//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|render`. The peers need Python with the packages of
+//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|cat|render`. The peers need Python with the packages of
 //! `bench/peers/requirements.txt`: `--python PATH` or `SEMLINK_BENCH_PYTHON`.
 
+mod cat;
 mod measure;
 mod render;
 mod results;
@@ -51,6 +52,16 @@ enum Command {
     },
     /// A step of the search's mixed network, weights and architecture, 2 threads, beside PyTorch.
     Supernet,
+    /// Trains the channel codec of recipes/fashion-mnist.toml and those of recipes/cat, as far as bench/results/cat-arms.json lacks them, and
+    /// compares them with the limit and each other.
+    Cat {
+        /// The run whose teacher, cache and student all share.
+        #[arg(default_value = "runs/fashion-mnist")]
+        run: PathBuf,
+        /// Only this one, e.g. mlp.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// Renders bench/results into docs/RESULTS.md.
     Render,
 }
@@ -63,6 +74,7 @@ fn main() -> Result<()> {
         Command::Demo => measure::demo(),
         Command::Evaluate { run } => measure::evaluate(&run),
         Command::Search { run, only } => search::run(&run, only.as_deref()),
+        Command::Cat { run, only } => cat::run(&run, only.as_deref()),
         Command::Supernet => measure::supernet(&cli.python),
         Command::Render => render::render(),
     }

@@ -52,7 +52,7 @@ pub struct Settings {
     #[arg(long, env = "SEMLINK_COHERENCE", value_name = "SYMBOLS", default_value = "0", allow_negative_numbers = true)]
     coherence: String,
 
-    /// What the receiver is told about the channel: perfect (the frame's h and N0) or none
+    /// What the receiver is told about the channel: perfect (the frame's h and N0), pilots (it estimates both from the frame's) or none
     #[arg(long, env = "SEMLINK_CSI", value_name = "MODE", default_value = "perfect")]
     csi: String,
 
@@ -95,6 +95,7 @@ impl Config {
 
     /// The next Link; notes every setting that cannot be served with.
     pub(crate) fn check(&self, problems: &mut Problems) -> Option<NextHop> {
+        problems.check("--csi", self.profile().check());
         check(&self.next, Some(self.in_flight), problems)
     }
 
@@ -122,7 +123,7 @@ impl Settings {
         let hop = problems.parse("--hop", &self.hop);
         let in_flight = problems.parse("--in-flight", &self.in_flight);
         check(&self.next, in_flight, problems)?;
-        Some(Config {
+        let config = Config {
             next: self.next.clone(),
             snr_db: snr_db?,
             channel: channel?,
@@ -132,7 +133,9 @@ impl Settings {
             seed: seed?,
             hop: hop?,
             in_flight: in_flight?,
-        })
+        };
+        problems.check("--csi", config.profile().check())?;
+        Some(config)
     }
 }
 

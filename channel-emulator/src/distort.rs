@@ -1,6 +1,6 @@
 //! One frame through the channel: pure, from a frame and a profile to the frame that arrives.
 
-use semlink_channel::{ChannelKind, ChannelState, FrameKey, iq};
+use semlink_channel::{ChannelKind, ChannelState, FrameKey, iq, pilots};
 use semlink_proto::v1;
 use semlink_service::wire;
 use tonic::Status;
@@ -20,7 +20,7 @@ const MAX_CODEC_ID: usize = 256;
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` for no symbols, bytes that are no symbols, symbols so large that what arrives is not finite, a `codec_id` that is
-/// too long or a channel state that cannot be; `UNIMPLEMENTED` for pilots.
+/// too long, too many pilots or a channel state that cannot be.
 pub(crate) fn distort(frame: &mut v1::Frame, profile: &Profile, hop: u64) -> Result<(), Status> {
     if frame.codec_id.len() > MAX_CODEC_ID {
         let bytes = frame.codec_id.len();
@@ -28,9 +28,14 @@ pub(crate) fn distort(frame: &mut v1::Frame, profile: &Profile, hop: u64) -> Res
             "codec_id has {bytes} bytes, at most {MAX_CODEC_ID} are accepted"
         )));
     }
-    if !frame.pilots.is_empty() {
-        return Err(Status::unimplemented("pilots are not available through this emulator"));
+    if frame.pilots.len() > pilots::MAX * iq::SYMBOL_BYTES {
+        let bytes = frame.pilots.len();
+        return Err(Status::invalid_argument(format!(
+            "pilots has {bytes} bytes, at most {} pilots are accepted",
+            pilots::MAX
+        )));
     }
+    let mut sounding = wire::symbols("pilots", &frame.pilots)?;
     let mut symbols = wire::symbols("symbols", &frame.symbols)?;
     if symbols.is_empty() {
         return Err(Status::invalid_argument("symbols: the frame has none"));
@@ -38,12 +43,16 @@ pub(crate) fn distort(frame: &mut v1::Frame, profile: &Profile, hop: u64) -> Res
     let key = FrameKey { seed: profile.seed, link: hop, stream: frame.stream, frame: frame.sequence };
     let applied = profile.channel.apply(key, &mut symbols);
     // A next Link would refuse it too, but as if it had come like that.
-    if !symbols.iter().all(|symbol| symbol.is_finite()) {
-        return Err(Status::invalid_argument("symbols: too large for the channel, expected a mean power of 1"));
+    pilots::apply(key, &applied.state, &mut sounding);
+    if !symbols.iter().chain(&sounding).all(|symbol| symbol.is_finite()) {
+        return Err(Status::invalid_argument(
+            "symbols or pilots: too large for the channel, expected a mean power of 1",
+        ));
     }
     frame.symbols = iq::encode(&symbols).into();
+    frame.pilots = iq::encode(&sounding).into();
     frame.csi = match (profile.csi, &frame.csi, &frame.truth) {
-        (crate::CsiMode::None, _, _) => None,
+        (crate::CsiMode::None | crate::CsiMode::Pilots, _, _) => None,
         (crate::CsiMode::Perfect, Some(before), _) => {
             let before = wire::state(before, symbols.len())?;
             Some(wire::csi(&in_a_row(&before, &applied.state, symbols.len())))
@@ -197,6 +206,23 @@ mod tests {
     }
 
     #[test]
+    fn pilots_meet_the_fading_of_their_frame_and_leave_its_noise_alone() {
+        let piloted = Profile { csi: CsiMode::Pilots, ..profile(ChannelConfig::rayleigh(snr(40.0))) };
+        let told = Profile { csi: CsiMode::Perfect, ..piloted };
+        let sent = pilots::sequence(8);
+        let mut with = v1::Frame { pilots: iq::encode(&sent).into(), ..frame(3) };
+        let mut without = frame(3);
+        distort(&mut with, &piloted, 0).expect("a good frame");
+        distort(&mut without, &told, 0).expect("a good frame");
+        assert_eq!((with.csi.is_none(), &with.symbols), (true, &without.symbols));
+        let h = iq::decode(&without.csi.expect("channel state").h).expect("symbols")[0];
+        for (y, s) in iq::decode(&with.pilots).expect("symbols").iter().zip(&sent) {
+            // 40 dB: noise of deviation 0.01.
+            assert!((y - h * s).norm() < 0.06, "{y}, expected {}", h * s);
+        }
+    }
+
+    #[test]
     fn what_is_no_frame_is_refused() {
         let profile = profile(ChannelConfig::awgn(snr(3.0)));
         let mut partial = v1::Frame { symbols: vec![0; 12].into(), ..frame(0) };
@@ -206,7 +232,9 @@ mod tests {
         let csi = v1::ChannelState { kind: 1, noise_var: -1.0, ..Default::default() };
         let mut odd = v1::Frame { csi: Some(csi), ..frame(0) };
         assert_eq!(distort(&mut odd, &profile, 0).expect_err("no such state").code(), Code::InvalidArgument);
-        let mut piloted = v1::Frame { pilots: vec![0; 8].into(), ..frame(0) };
-        assert_eq!(distort(&mut piloted, &profile, 0).expect_err("pilots").code(), Code::Unimplemented);
+        for pilots in [vec![0; 7], vec![0; 8 * 1025], f32::NAN.to_le_bytes().repeat(2)] {
+            let mut piloted = v1::Frame { pilots: pilots.into(), ..frame(0) };
+            assert_eq!(distort(&mut piloted, &profile, 0).expect_err("pilots").code(), Code::InvalidArgument);
+        }
     }
 }

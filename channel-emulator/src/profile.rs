@@ -14,6 +14,8 @@ pub enum CsiMode {
     /// The frame's h and N0
     #[default]
     Perfect,
+    /// Nothing: it estimates both from the frame's pilots, see the transmitter's --pilots
+    Pilots,
     /// Nothing
     None,
 }
@@ -33,7 +35,7 @@ impl Profile {
     /// This profile with the fields that are present, and the next version if that makes a difference.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` naming the first field whose value cannot be; pilots are among them, this version has none.
+    /// `INVALID_ARGUMENT` naming the first field whose value cannot be, or pilots together with several fading blocks a frame.
     pub(crate) fn with(&self, change: &v1::SetChannelRequest) -> Result<Profile, Status> {
         let v1::SetChannelRequest { kind, snr_db, k_factor_db, coherence, csi, seed } = *change;
         let mut next = *self;
@@ -56,7 +58,23 @@ impl Profile {
         if let Some(seed) = seed {
             next.seed = seed;
         }
+        next.check().map_err(Status::invalid_argument)?;
         Ok(self.changed_to(next))
+    }
+
+    /// What fits together.
+    ///
+    /// # Errors
+    /// Pilots where a frame sees several fading blocks.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        // Pilots go before the payload: what they say of the first block holds for the frame only if there is no other.
+        if self.csi == CsiMode::Pilots && self.channel.coherence != 0 {
+            let symbols = self.channel.coherence;
+            return Err(format!(
+                "csi pilots with coherence {symbols}: pilots need fading that lasts the frame, coherence 0"
+            ));
+        }
+        Ok(())
     }
 
     /// The given profile, as a change of this one.
@@ -76,6 +94,7 @@ impl Profile {
             coherence: u32::try_from(coherence).unwrap_or(u32::MAX),
             csi: match self.csi {
                 CsiMode::Perfect => v1::CsiMode::Perfect,
+                CsiMode::Pilots => v1::CsiMode::Pilots,
                 CsiMode::None => v1::CsiMode::None,
             }
             .into(),
@@ -89,6 +108,7 @@ impl fmt::Display for CsiMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             CsiMode::Perfect => "perfect",
+            CsiMode::Pilots => "pilots",
             CsiMode::None => "none",
         })
     }
@@ -100,9 +120,9 @@ impl FromStr for CsiMode {
     fn from_str(name: &str) -> Result<CsiMode, String> {
         match name {
             "perfect" => Ok(CsiMode::Perfect),
+            "pilots" => Ok(CsiMode::Pilots),
             "none" => Ok(CsiMode::None),
-            "pilots" => Err("pilots are not available, use perfect or none".to_owned()),
-            _ => Err("unknown, expected perfect or none".to_owned()),
+            _ => Err("unknown, expected perfect, pilots or none".to_owned()),
         }
     }
 }
@@ -110,10 +130,10 @@ impl FromStr for CsiMode {
 fn try_csi(number: i32) -> Result<CsiMode, Status> {
     match v1::CsiMode::try_from(number) {
         Ok(v1::CsiMode::Perfect) => Ok(CsiMode::Perfect),
+        Ok(v1::CsiMode::Pilots) => Ok(CsiMode::Pilots),
         Ok(v1::CsiMode::None) => Ok(CsiMode::None),
-        Ok(v1::CsiMode::Pilots) => Err(Status::invalid_argument("csi: pilots are not available, use perfect or none")),
         Ok(v1::CsiMode::Unspecified) | Err(_) => Err(Status::invalid_argument(format!(
-            "csi mode {number} is unknown, expected CSI_MODE_PERFECT (1) or CSI_MODE_NONE (3)"
+            "csi mode {number} is unknown, expected CSI_MODE_PERFECT (1), _PILOTS (2) or _NONE (3)"
         ))),
     }
 }
@@ -178,7 +198,7 @@ mod tests {
             (with(|c| c.kind = Some(0)), "channel kind 0"),
             (with(|c| c.kind = Some(77)), "channel kind 77"),
             (with(|c| c.csi = Some(-1)), "csi mode -1"),
-            (with(|c| c.csi = Some(v1::CsiMode::Pilots.into())), "pilots are not available"),
+            (with(|c| (c.csi, c.coherence) = (Some(v1::CsiMode::Pilots.into()), Some(16))), "coherence 16"),
         ];
         for (status, named) in refusals {
             assert_eq!(status.code(), Code::InvalidArgument, "{status}");

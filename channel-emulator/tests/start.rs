@@ -48,7 +48,7 @@ fn each_bad_setting_is_refused_with_what_is_expected() {
         ("--snr-db", "100.5", "100"),
         ("--snr-db", "", "--snr-db"),
         ("--channel", "AWGN?", "rayleigh"),
-        ("--csi", "pilots", "not available"),
+        ("--csi", "pilot", "pilots or none"),
         ("--next", "https://127.0.0.1:1", "http://HOST:PORT"),
         ("--listen", "50052", "HOST:PORT"),
         ("--in-flight", "1048577", "1048576"),

@@ -1,6 +1,7 @@
 //! From a frame of the wire to symbols that the decoder may be given: every field checked, every refusal by name.
 
-use semlink_codec::Received;
+use semlink_channel::pilots::{self, Estimator};
+use semlink_codec::{Csi, Received};
 use semlink_proto::v1;
 use semlink_service::wire;
 use tonic::Status;
@@ -14,20 +15,22 @@ pub(crate) struct Checker {
     codec_id: String,
     /// Payload symbols that the codec decodes, ascending.
     rates: Vec<usize>,
+    /// Of the fading, for frames with pilots.
+    estimator: Estimator,
 }
 
 impl Checker {
     /// Accepts frames of this codec with one of these numbers of payload symbols.
-    pub(crate) fn new(codec_id: String, mut rates: Vec<usize>) -> Checker {
+    pub(crate) fn new(codec_id: String, mut rates: Vec<usize>, estimator: Estimator) -> Checker {
         rates.sort_unstable();
-        Checker { codec_id, rates }
+        Checker { codec_id, rates, estimator }
     }
 
-    /// Symbols and channel state of a frame.
+    /// Symbols of a frame and what is known of its channel: what came with it, what its pilots tell, or nothing.
     ///
     /// # Errors
     /// `FAILED_PRECONDITION` with both ids for another codec; `INVALID_ARGUMENT` for a number of symbols that the codec does not have,
-    /// bytes that are no whole symbols, values that are not finite, or a channel state that cannot be.
+    /// bytes that are no whole symbols, values that are not finite, a number of pilots outside [2, 1024], or a channel state that cannot be.
     pub(crate) fn check(&self, frame: &v1::Frame) -> Result<Received, Status> {
         if frame.codec_id != self.codec_id {
             let other: String = frame.codec_id.chars().take(ID_SHOWN).collect();
@@ -44,11 +47,15 @@ impl Checker {
                 self.rates
             )));
         }
-        wire::symbols("pilots", &frame.pilots)?;
-        let state = match &frame.csi {
-            Some(csi) => Some(wire::state(csi, symbols.len())?),
-            None => None,
+        let sounding = wire::symbols("pilots", &frame.pilots)?;
+        let csi = match &frame.csi {
+            Some(csi) => Csi::Perfect(wire::state(csi, symbols.len())?),
+            None if sounding.is_empty() => Csi::None,
+            None => {
+                let estimate = pilots::estimate(&sounding, &symbols, self.estimator);
+                Csi::Estimated(estimate.map_err(|error| Status::invalid_argument(error.to_string()))?)
+            }
         };
-        Ok(Received { symbols, state })
+        Ok(Received { symbols, csi })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use semlink_channel::pilots::Estimator;
 use semlink_service::config::Problems;
 
 /// Settings of a receiver.
@@ -26,6 +27,10 @@ pub struct Config {
     /// Decisions that a consumer of Decisions.Subscribe may lag behind before it loses the oldest
     #[arg(long, env = "SEMLINK_DECISION_LAG", value_name = "DECISIONS", default_value_t = Config::DECISION_LAG)]
     pub decision_lag: usize,
+
+    /// How fading is estimated from pilots: mmse (least mean squared error, for fading of mean power 1) or ls (least squares)
+    #[arg(long, env = "SEMLINK_ESTIMATOR", value_name = "mmse|ls", default_value_t = Estimator::default())]
+    pub estimator: Estimator,
 }
 
 impl Config {
@@ -42,6 +47,7 @@ impl Config {
             in_flight: Config::IN_FLIGHT,
             max_batch: Config::MAX_BATCH,
             decision_lag: Config::DECISION_LAG,
+            estimator: Estimator::default(),
         }
     }
 

@@ -44,7 +44,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
     tracing::info!(codec_id = manifest.codec_id, rates = ?manifest.rates(), classes = manifest.classes(), "codec loaded");
 
     let shell = Shell::new(NAME);
-    let checker = Checker::new(manifest.codec_id.clone(), manifest.rates().to_vec());
+    let checker = Checker::new(manifest.codec_id.clone(), manifest.rates().to_vec(), config.estimator);
     let batches = Limits { queue: config.queue, batch: config.max_batch };
     let model = Model::spawn(half, batches)
         .map_err(|error| Error::Serve { service: NAME, message: format!("no thread for the decoder: {error}") })?;

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use semlink_codec::Csi;
 use semlink_proto::v1::{self, link_server::Link};
 use semlink_service::{Drain, wire};
 use tonic::{Request, Response, Status, Streaming};
@@ -51,9 +52,10 @@ impl Inner {
     async fn decode(&self, frame: v1::Frame) -> Result<v1::FrameReport, Status> {
         let received = self.checker.check(&frame)?;
         let uses = received.symbols.len();
-        let (kind, snr_db) = match &received.state {
-            Some(state) => (wire::kind(state.kind), Some(state.snr_db())),
-            None => (v1::ChannelKind::Unspecified, None),
+        let (kind, snr_db) = match &received.csi {
+            Csi::Perfect(state) => (wire::kind(state.kind), Some(state.snr_db())),
+            Csi::Estimated(estimate) => (v1::ChannelKind::Unspecified, Some(estimate.snr_db())),
+            Csi::None => (v1::ChannelKind::Unspecified, None),
         };
         let decoded = self.model.decode(received).await?;
         let report = v1::FrameReport {

@@ -3,7 +3,7 @@
 use std::{io, time::Instant};
 
 use semlink_channel::{ChannelKind, ChannelState, Complex32};
-use semlink_codec::{Decision, DecoderHalf, Received};
+use semlink_codec::{Csi, Decision, DecoderHalf, Received};
 use semlink_proto::v1;
 use tonic::Status;
 
@@ -48,7 +48,7 @@ pub(crate) fn probe(half: &DecoderHalf) -> Result<(), Status> {
     let symbols = half.manifest().rates().last().copied().unwrap_or_default();
     let frame = Received {
         symbols: vec![Complex32::new(1.0, 0.0); symbols],
-        state: Some(ChannelState {
+        csi: Csi::Perfect(ChannelState {
             kind: ChannelKind::Awgn,
             h: vec![Complex32::new(1.0, 0.0)],
             coherence: 0,

@@ -3,8 +3,8 @@
 mod support;
 
 use futures::StreamExt as _;
-use semlink_channel::iq;
-use semlink_codec::DecoderHalf;
+use semlink_channel::{FrameKey, iq, pilots};
+use semlink_codec::{Csi, DecoderHalf};
 use semlink_proto::v1;
 use support::{Receiver, error, frame, received};
 use tokio_stream::wrappers::ReceiverStream;
@@ -72,6 +72,31 @@ async fn a_report_says_what_the_link_did() {
 }
 
 #[tokio::test]
+async fn without_channel_state_the_pilots_tell() {
+    let receiver = Receiver::start(3).await;
+    let received = received(1, 256);
+    let state = match &received.csi {
+        Csi::Perfect(state) => state.clone(),
+        other => panic!("{other:?}"),
+    };
+    let mut sounding = pilots::sequence(64);
+    pilots::apply(FrameKey { seed: 1, link: 0, stream: 0, frame: 1 }, &state, &mut sounding);
+    let known = frame(&receiver.manifest.codec_id, 1, &received);
+    let piloted = v1::Frame { id: 2, csi: None, pilots: iq::encode(&sounding).into(), ..known.clone() };
+
+    let reports = receiver.transmit(vec![known, piloted]).await;
+
+    let [known, piloted] = &reports[..] else { panic!("two reports, not {reports:?}") };
+    assert_eq!((piloted.pilots, piloted.kind()), (64, v1::ChannelKind::Unspecified));
+    // 12 dB from 63 and 256 degrees of freedom: a deviation of at most 4.34 / sqrt(63) = 0.55 dB.
+    let snr_db = piloted.snr_db_estimated.expect("estimated from pilots");
+    assert!((snr_db - 12.0).abs() < 1.8, "{snr_db}");
+    let confidence = |report: &v1::FrameReport| report.decision.as_ref().map(|d| (d.index, d.confidence));
+    let (known, piloted) = (confidence(known).expect("a decision"), confidence(piloted).expect("a decision"));
+    assert!(known.0 == piloted.0 && (known.1 - piloted.1).abs() < 0.2, "{known:?}, by pilots {piloted:?}");
+}
+
+#[tokio::test]
 async fn a_bad_frame_costs_one_error_under_its_id_and_the_stream_goes_on() {
     let receiver = Receiver::start(4).await;
     let own = receiver.manifest.codec_id.clone();
@@ -97,6 +122,8 @@ async fn a_bad_frame_costs_one_error_under_its_id_and_the_stream_goes_on() {
         (frame(&own, 0, &nan), Code::InvalidArgument, "17"),
         (frame(&own, 0, &infinite), Code::InvalidArgument, "inf"),
         (v1::Frame { pilots: vec![0; 7].into(), ..good(0) }, Code::InvalidArgument, "pilots"),
+        (v1::Frame { csi: None, pilots: vec![0; 8].into(), ..good(0) }, Code::InvalidArgument, "pilots is 1"),
+        (v1::Frame { csi: None, pilots: vec![0; 8 * 1025].into(), ..good(0) }, Code::InvalidArgument, "pilots is 1025"),
         (with_csi(&|csi| csi.kind = 0), Code::InvalidArgument, "kind"),
         (with_csi(&|csi| csi.kind = 77), Code::InvalidArgument, "77"),
         (with_csi(&|csi| csi.noise_var = 0.0), Code::InvalidArgument, "noise_var"),

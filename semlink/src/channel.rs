@@ -114,6 +114,7 @@ impl Change {
     fn request(&self) -> SetChannelRequest {
         let csi = |mode| match mode {
             CsiMode::Perfect => v1::CsiMode::Perfect,
+            CsiMode::Pilots => v1::CsiMode::Pilots,
             CsiMode::None => v1::CsiMode::None,
         };
         SetChannelRequest {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use semlink_channel::{ChannelKind, SnrDb};
+use semlink_channel_emulator::CsiMode;
 use semlink_codec::EncoderHalf;
 use semlink_service::peer::NextHop;
 use semlink_transmitter::rate::Rate;
@@ -31,6 +32,18 @@ pub(crate) struct DemoArgs {
     /// Images for each point of the sweep
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = images_number)]
     images: usize,
+
+    /// How the receiver knows the channel: perfect (it is told), pilots (it estimates) or none
+    #[arg(long, value_name = "MODE", default_value_t = CsiMode::Perfect)]
+    csi: CsiMode,
+
+    /// Pilots before each frame [default: 8 with --csi pilots, else 0]
+    #[arg(long, value_name = "P")]
+    pilots: Option<usize>,
+
+    /// With --rate auto: accuracy that a frame should have, as a fraction of the accuracy without a channel
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.98)]
+    target: f64,
 
     /// Folder for sweep.json, sweep.csv and sweep.svg
     #[arg(long, value_name = "DIR", default_value = "semlink-demo")]
@@ -134,7 +147,7 @@ pub(crate) async fn demo(args: &DemoArgs, out: &mut impl Write) -> Result<()> {
         eprintln!("semlink: {} has {} images, not {}", data.display(), dataset.images.len(), args.images);
     }
     files::prepare(&args.out)?;
-    let services = Services::start(&bundle, plan.rate).await?;
+    let services = Services::start(args, &bundle, plan.rate).await?;
     let swept = services.sweep(&plan, &dataset, about.codec_id).await?;
     show(&swept, about.clean, &args.out, out)
 }
@@ -178,15 +191,18 @@ impl About {
 }
 
 impl Services {
-    async fn start(bundle: &Path, rate: Rate) -> Result<Services> {
+    async fn start(args: &DemoArgs, bundle: &Path, rate: Rate) -> Result<Services> {
         let bind = || TcpListener::bind("127.0.0.1:0");
         let (receiver, emulator, transmitter) = tokio::try_join!(bind(), bind(), bind()).context("127.0.0.1")?;
         let url = |listener: &TcpListener| listener.local_addr().map(|address| format!("http://{address}"));
         let (receiver_url, emulator_url, transmitter_url) = (url(&receiver)?, url(&emulator)?, url(&transmitter)?);
         let receiver_config = semlink_receiver::Config::new(bundle);
         // Any SNR: the sweep sets its own before the first image.
-        let emulator_config = semlink_channel_emulator::Config::new(receiver_url, SnrDb::try_new(10.0)?);
-        let transmitter_config = semlink_transmitter::Config::new(emulator_url.clone(), bundle, rate);
+        let mut emulator_config = semlink_channel_emulator::Config::new(receiver_url, SnrDb::try_new(10.0)?);
+        emulator_config.csi = args.csi;
+        let mut transmitter_config = semlink_transmitter::Config::new(emulator_url.clone(), bundle, rate);
+        let usual = if args.csi == CsiMode::Pilots { 8 } else { 0 };
+        (transmitter_config.pilots, transmitter_config.target) = (args.pilots.unwrap_or(usual), args.target);
 
         let stop = CancellationToken::new();
         let asked = || stop.clone().cancelled_owned();

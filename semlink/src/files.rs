@@ -8,8 +8,7 @@ use semlink_channel::{ChannelConfig, ChannelKind};
 use serde::{Serialize, Serializer};
 
 /// Columns of `sweep.csv`.
-const COLUMNS: &str =
-    "channel,snr_db,k,pilots,csi,images,correct,accuracy,ci95_low,ci95_high,snr_db_measured,images_per_second";
+const COLUMNS: &str = "channel,snr_db,k,pilots,csi,images,correct,accuracy,ci95_low,ci95_high,snr_db_measured,images_per_second,side_information_bits";
 
 /// A finished sweep, as `sweep.json` holds it.
 #[derive(Debug, Clone, Serialize)]
@@ -43,6 +42,9 @@ pub(crate) struct Point {
     pub(crate) snr_db_measured: Option<f64>,
     /// From the first request to the last answer.
     pub(crate) images_per_second: f64,
+    /// What it takes to tell the receiver k, in bits for each frame; neither k nor the pilots count it.
+    #[serde(serialize_with = "whole")]
+    pub(crate) side_information_bits: f64,
     /// The channel in full, for the limit.
     #[serde(skip)]
     pub(crate) config: ChannelConfig,
@@ -65,8 +67,17 @@ impl Sweep {
             let measured = p.snr_db_measured.map_or_else(String::new, |db| db.to_string());
             let [low, high] = p.ci95;
             text += &format!(
-                "{},{},{},{},{},{},{},{},{low},{high},{measured},{}\n",
-                p.channel, p.snr_db, p.k, p.pilots, p.csi, p.images, p.correct, p.accuracy, p.images_per_second
+                "{},{},{},{},{},{},{},{},{low},{high},{measured},{},{}\n",
+                p.channel,
+                p.snr_db,
+                p.k,
+                p.pilots,
+                p.csi,
+                p.images,
+                p.correct,
+                p.accuracy,
+                p.images_per_second,
+                p.side_information_bits
             );
         }
         text
@@ -107,6 +118,7 @@ pub(crate) mod tests {
             ci95: [correct as f64 / 200.0 - 0.05, correct as f64 / 200.0 + 0.05],
             snr_db_measured: Some(f64::from(snr_db)),
             images_per_second: 1234.5,
+            side_information_bits: 3.0,
             config: ChannelConfig { kind: channel, ..ChannelConfig::awgn(SnrDb::try_new(snr_db).unwrap()) },
         };
         let points = vec![
@@ -137,6 +149,7 @@ pub(crate) mod tests {
             "ci95",
             "snr_db_measured",
             "images_per_second",
+            "side_information_bits",
         ];
         expected.sort_unstable();
         let mut found = keys(&json["points"][0]);
@@ -156,7 +169,7 @@ pub(crate) mod tests {
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines[0], COLUMNS);
         assert_eq!(lines.len(), 5);
-        assert!(lines.iter().all(|line| line.split(',').count() == 12), "{csv}");
+        assert!(lines.iter().all(|line| line.split(',').count() == 13), "{csv}");
         assert!(lines[1].starts_with("awgn,-5,64,0,perfect,200,150,0.75,0.7,"), "{csv}");
     }
 }

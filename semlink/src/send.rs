@@ -94,6 +94,7 @@ fn object(path: &Path, answer: &ClassifyResponse) -> serde_json::Value {
         "k": link.uses,
         "pilots": link.pilots,
         "bandwidth_ratio": link.bandwidth_ratio,
+        "side_information_bits": link.side_information_bits,
         "snr_db_measured": link.snr_db_estimated,
         "milliseconds": milliseconds(answer),
     })

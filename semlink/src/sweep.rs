@@ -23,8 +23,10 @@ use crate::images::{Class, Dataset, Labelled};
 /// How long setting the channel back may take after a sweep that failed or was stopped.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Id of the image that is sent ahead of a point; no image of a data set has it.
-const AHEAD: u64 = u64::MAX;
+/// Ids of the images that are sent ahead of a point begin here; no image of a data set has them.
+const AHEAD: u64 = 1 << 63;
+/// Images ahead where the transmitter chooses the rate: as many reports as its rate control takes to follow a rise of the SNR.
+const SETTLING: usize = 64;
 
 /// What to sweep.
 #[derive(Debug, Clone)]
@@ -49,6 +51,7 @@ struct Tally {
     correct: usize,
     uses: u64,
     pilots: u64,
+    side_information_bits: u64,
     snr_db: f64,
     snr_known: usize,
 }
@@ -131,10 +134,11 @@ impl Peers {
         };
         let request =
             |id: u64, image: &Labelled| ClassifyRequest { id, image: image.file.clone(), stream: number, uses };
-        // One image ahead, not counted: its report tells the transmitter what the channel is now, before the first image that counts.
-        if let Some(first) = images.first() {
-            let ahead = self.transmitter.classify(request(AHEAD, first)).await;
-            ahead.map_err(|status| client::failed(&self.to, &status))?;
+        // Images ahead, not counted: their reports tell the transmitter what the channel is now, before the first image that counts.
+        let ahead = if rate == Rate::Auto { SETTLING } else { 1 };
+        for (id, image) in (AHEAD..).zip(images.iter().cycle().take(ahead)) {
+            let answered = self.transmitter.classify(request(id, image)).await;
+            answered.map_err(|status| client::failed(&self.to, &status))?;
         }
         let requests: Vec<ClassifyRequest> = (0..).zip(images).map(|(id, image)| request(id, image)).collect();
         let start = Instant::now();
@@ -168,6 +172,7 @@ impl Tally {
         let link = answer.link.unwrap_or_default();
         self.uses += u64::from(link.uses);
         self.pilots += u64::from(link.pilots);
+        self.side_information_bits += u64::from(link.side_information_bits);
         if let Some(snr_db) = link.snr_db_estimated {
             self.snr_db += f64::from(snr_db);
             self.snr_known += 1;
@@ -189,6 +194,7 @@ impl Tally {
             snr_db: profile.snr_db,
             k: self.uses as f64 / n,
             pilots: self.pilots as f64 / n,
+            side_information_bits: self.side_information_bits as f64 / n,
             csi: client::csi_name(profile.csi()).to_owned(),
             images,
             correct: self.correct,
@@ -225,7 +231,13 @@ mod tests {
         let image = |class| Labelled { name: "x.png".into(), file: Vec::new().into(), class };
         let answer = |snr_db_estimated, uses| ClassifyResponse {
             decision: Some(v1::Decision { index: 2, label: "coat".into(), confidence: 0.5 }),
-            link: Some(v1::LinkInfo { uses, pilots: 4, snr_db_estimated, ..Default::default() }),
+            link: Some(v1::LinkInfo {
+                uses,
+                pilots: 4,
+                snr_db_estimated,
+                side_information_bits: 3,
+                ..Default::default()
+            }),
             ..Default::default()
         };
         let mut tally = Tally::default();
@@ -238,6 +250,7 @@ mod tests {
         assert_eq!((point.channel, point.csi.as_str()), (ChannelKind::Rayleigh, "perfect"));
         assert_eq!((point.correct, point.accuracy, point.images_per_second), (2, 0.5, 2.0));
         assert_eq!((point.k, point.pilots, point.snr_db_measured), (48.0, 4.0, Some(5.0)));
+        assert_eq!(point.side_information_bits, 3.0);
         let error =
             ClassifyResponse { error: Some(v1::Error { code: 3, message: "no image".into() }), ..Default::default() };
         assert_eq!(tally.add(&image(Class::Index(0)), &error).unwrap_err().to_string(), "x.png: no image");

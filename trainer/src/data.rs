@@ -91,12 +91,29 @@ impl Split {
         Self { tables: input.table(), images, classes }
     }
 
+    /// The first `count` images.
+    pub(crate) fn first(&self, count: usize) -> Self {
+        let some: Vec<usize> = (0..count.min(self.len())).collect();
+        Self { images: select(&self.images, &some), ..self.clone() }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.images.len()
     }
 
     pub(crate) fn labels(&self) -> &[u8] {
         &self.images.labels
+    }
+
+    /// Pixels of an image, row by row.
+    pub(crate) fn image(&self, index: usize) -> &[u8] {
+        self.images.image(index).unwrap_or_default()
+    }
+
+    /// The same labels with other pixels, image after image.
+    pub(crate) fn with_pixels(&self, pixels: Vec<u8>) -> Self {
+        let LabelledImages { height, width, labels, .. } = self.images.clone();
+        Self { images: LabelledImages { height, width, pixels, labels }, ..self.clone() }
     }
 
     /// Height and width of the images.

@@ -126,6 +126,8 @@ pub(crate) struct Job<'a> {
     pub(crate) config: FitConfig,
     /// The run's folder.
     pub(crate) dir: &'a Path,
+    /// Parameters that do not begin at random.
+    pub(crate) start: BTreeMap<String, Tensor>,
     /// Continue from the stage's checkpoint, if there is one.
     pub(crate) resume: bool,
     /// Hash of all that the result follows from; a checkpoint of another is refused.
@@ -174,7 +176,7 @@ impl Job<'_> {
         self.seconds_before.set(saved.as_ref().map_or(0.0, |saved| saved.seconds));
         let params = match &saved {
             Some(saved) => Params::trainable(saved.part("model")),
-            None => Params::init(config.seed, &Device::Cpu),
+            None => Params::warm(config.seed, self.start.clone()),
         };
         let mut objective = build(&params)?;
         params.check_all_used()?;

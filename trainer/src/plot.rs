@@ -4,44 +4,46 @@ use std::path::Path;
 
 use plotters::prelude::*;
 use plotters::style::FontDesc;
-use semlink_channel::ChannelKind;
 
 use crate::report::{Point, Report};
 use crate::{Error, Result};
 
-/// Width of the panel of one channel kind, and the picture's height, in pixels.
+/// Width and height of the panel of one channel, in pixels.
 const PANEL: (u32, u32) = (420, 400);
+/// Panels beside each other.
+const COLUMNS: usize = 3;
 
-/// Draws accuracy over SNR as SVG: a panel for each channel kind, a line for each k, its limit dashed.
+/// Draws accuracy over SNR as SVG: a panel for each channel, a line for each k, its limit dashed.
 ///
 /// # Errors
 /// A report without points; the folder takes no file.
 pub(crate) fn write(report: &Report, path: &Path) -> Result<()> {
-    let kinds: Vec<ChannelKind> =
-        ChannelKind::ALL.into_iter().filter(|kind| report.points.iter().any(|p| p.channel == *kind)).collect();
-    if kinds.is_empty() {
+    let mut channels: Vec<String> = report.points.iter().map(Point::channel_text).collect();
+    channels.dedup();
+    if channels.is_empty() {
         return Err(Error::Report { path: path.to_owned(), what: "there are no points to draw".into() });
     }
     let mut svg = String::new();
-    draw(report, &kinds, &mut svg).map_err(|e| Error::Report { path: path.to_owned(), what: e.to_string() })?;
+    draw(report, &channels, &mut svg).map_err(|e| Error::Report { path: path.to_owned(), what: e.to_string() })?;
     Ok(semlink_nn::checkpoint::write_atomically(path, svg.as_bytes())?)
 }
 
 type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
 
-fn draw(report: &Report, kinds: &[ChannelKind], svg: &mut String) -> Drawn {
-    let size = (PANEL.0 * kinds.len() as u32, PANEL.1);
-    let root = SVGBackend::with_string(svg, size).into_drawing_area();
+fn draw(report: &Report, channels: &[String], svg: &mut String) -> Drawn {
+    let columns = channels.len().min(COLUMNS);
+    let rows = channels.len().div_ceil(columns);
+    let root = SVGBackend::with_string(svg, (PANEL.0 * columns as u32, PANEL.1 * rows as u32)).into_drawing_area();
     root.fill(&WHITE)?;
-    for (kind, area) in kinds.iter().zip(root.split_evenly((1, kinds.len()))) {
-        panel(report, *kind, &area)?;
+    for (channel, area) in channels.iter().zip(root.split_evenly((rows, columns))) {
+        panel(report, channel, &area)?;
     }
     root.present()?;
     Ok(())
 }
 
-fn panel(report: &Report, kind: ChannelKind, area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Drawn {
-    let points: Vec<&Point> = report.points.iter().filter(|p| p.channel == kind).collect();
+fn panel(report: &Report, channel: &str, area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Drawn {
+    let points: Vec<&Point> = report.points.iter().filter(|p| p.channel_text() == channel).collect();
     let mut rates: Vec<usize> = points.iter().map(|p| p.k).collect();
     rates.sort_unstable();
     rates.dedup();
@@ -49,7 +51,7 @@ fn panel(report: &Report, kind: ChannelKind, area: &DrawingArea<SVGBackend<'_>, 
     let high = points.iter().map(|p| p.snr_db).fold(f32::MIN, f32::max);
     let font = |size: u32| FontDesc::from(("sans-serif", size));
     let mut chart = ChartBuilder::on(area)
-        .caption(kind.as_str(), font(18))
+        .caption(channel, font(18))
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(44)

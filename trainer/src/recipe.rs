@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use semlink_channel::{ChannelKind, RicianK, SnrDb};
+use semlink_channel::{ChannelKind, RicianK, SnrDb, pilots};
 use semlink_codec::cells::CellLayout;
 use semlink_codec::{CatConfig, InputSpec, ResidualConfig};
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::augment::AugmentConfig;
 use crate::fit::FitConfig;
 use crate::search::{CostMeasure, SearchConfig};
+pub use crate::stages::robust::config::{CsiConfig, RobustConfig, ToldConfig};
 use crate::{Error, Result};
 
 /// A whole experiment.
@@ -165,39 +166,14 @@ impl LossWeights {
 }
 
 /// Stage `distill`: stage 1 of RKD-SC.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DistillConfig {
-    /// What the student minimises.
-    pub loss: LossWeights,
-    /// Optimisation.
-    pub fit: FitConfig,
-}
-
-/// Stage `robust`: stage 2 of RKD-SC.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RobustConfig {
-    /// Lowest and highest Es/N0; drawn uniformly for each frame.
-    pub snr_db: [f32; 2],
-    /// Lowest and highest Rician K.
-    pub k_factor_db: [f32; 2],
-    /// Share of AWGN frames.
-    pub awgn: f64,
-    /// Share of Rayleigh frames.
-    pub rayleigh: f64,
-    /// Share of Rician frames.
-    pub rician: f64,
-    /// Share of frames whose encoder does not know the channel state.
-    pub unknown: f64,
-    /// Weight of the distance to the teacher's features.
-    pub feature_weight: f64,
-    /// Weight of the cross-entropy with the label.
-    pub task_weight: f64,
-    /// Weight of the cross-entropy with the teacher's decision.
-    pub logit_weight: f64,
-    /// Temperature of the teacher's decision.
-    pub temperature: f32,
+pub struct DistillConfig {
+    /// A bundle whose trained student is taken as it is, cells included; only a classifier is trained for it here, and nothing is searched.
+    #[serde(default)]
+    pub from: Option<PathBuf>,
+    /// What the student minimises.
+    pub loss: LossWeights,
     /// Optimisation.
     pub fit: FitConfig,
 }
@@ -212,10 +188,22 @@ pub struct EvaluateConfig {
     pub channels: Vec<ChannelKind>,
     /// Es/N0 values to measure.
     pub snr_db: Vec<f32>,
-    /// K of the Rician channel.
-    pub k_factor_db: f32,
+    /// K of each Rician channel to measure.
+    pub k_factor_db: Vec<f32>,
     /// Frames sent for each image over fading channels.
     pub fading_draws: usize,
+    /// Numbers of pilots with which all but the Rician channels are measured again.
+    #[serde(default)]
+    pub pilots: Vec<usize>,
+    /// Whether to measure a digital scheme too: JPEG over an ideal channel code.
+    #[serde(default)]
+    pub digital: bool,
+    /// Channel uses of the table of assumed against true SNR; absent: there is none.
+    #[serde(default)]
+    pub mismatch_uses: Option<usize>,
+    /// Es/N0 values of that table, true and assumed.
+    #[serde(default)]
+    pub mismatch_snr_db: Vec<f32>,
 }
 
 impl Recipe {
@@ -263,7 +251,9 @@ impl Recipe {
     /// What stage `search` has to do; nothing where the student is not searched.
     pub fn searched(&self) -> Option<(&SearchConfig, &CellLayout)> {
         match (&self.student, &self.search) {
-            (StudentSpec::Cells(spec), Some(config)) if spec.genotype == GenotypeSource::Search => {
+            (StudentSpec::Cells(spec), Some(config))
+                if spec.genotype == GenotypeSource::Search && self.distill.from.is_none() =>
+            {
                 Some((config, &spec.layout))
             }
             _ => None,
@@ -291,35 +281,25 @@ impl Recipe {
             teacher == student,
             format!("teacher.network.features = {teacher} and the student's features = {student} must be equal"),
         );
-        let r = &self.robust;
-        let weights = [
-            ("robust.awgn", r.awgn),
-            ("robust.rayleigh", r.rayleigh),
-            ("robust.rician", r.rician),
-            ("robust.feature_weight", r.feature_weight),
-            ("robust.logit_weight", r.logit_weight),
-            ("robust.task_weight", r.task_weight),
-        ];
-        for (name, weight) in weights {
-            check(weight >= 0.0 && weight.is_finite(), format!("{name} = {weight}, expected at least 0"));
+        let e = &self.evaluate;
+        for snr in e.snr_db.iter().chain(&e.mismatch_snr_db) {
+            check(SnrDb::try_new(*snr).is_ok(), format!("evaluate.snr_db = {snr}, expected -60 to 100 dB"));
         }
-        check(r.awgn + r.rayleigh + r.rician > 0.0, "robust.awgn, rayleigh and rician are all 0".into());
-        check((0.0..=1.0).contains(&r.unknown), format!("robust.unknown = {}, expected 0 to 1", r.unknown));
-        let t = r.temperature;
-        check(t > 0.0 && t.is_finite(), format!("robust.temperature = {t}, expected above 0"));
-        let snrs = r
-            .snr_db
-            .iter()
-            .map(|x| ("robust.snr_db", *x))
-            .chain(self.evaluate.snr_db.iter().map(|x| ("evaluate.snr_db", *x)));
-        for (name, snr) in snrs {
-            check(SnrDb::try_new(snr).is_ok(), format!("{name} = {snr}, expected -60 to 100 dB"));
+        for k in &e.k_factor_db {
+            check(RicianK::try_new_db(*k).is_ok(), format!("evaluate.k_factor_db = {k}, expected -40 to 60 dB"));
         }
-        for k in r.k_factor_db.iter().chain([&self.evaluate.k_factor_db]) {
-            check(RicianK::try_new_db(*k).is_ok(), format!("k_factor_db = {k}, expected -40 to 60 dB"));
+        check(
+            !e.k_factor_db.is_empty() || !e.channels.contains(&ChannelKind::Rician),
+            "evaluate.k_factor_db needs an entry for rician".into(),
+        );
+        for p in &e.pilots {
+            let range = pilots::MIN..=pilots::MAX;
+            check(range.contains(p), format!("evaluate.pilots = {p}, expected {} to {}", pilots::MIN, pilots::MAX));
         }
-        check(r.snr_db[0] <= r.snr_db[1], "robust.snr_db: the lowest comes first".into());
-        check(r.k_factor_db[0] <= r.k_factor_db[1], "robust.k_factor_db: the lowest comes first".into());
+        if let Some(uses) = e.mismatch_uses {
+            let rates = &self.cat.rates;
+            check(rates.contains(&uses), format!("evaluate.mismatch_uses = {uses}, expected one of {rates:?}"));
+        }
         let draws = self.evaluate.fading_draws;
         check((1..=1000).contains(&draws), format!("evaluate.fading_draws = {draws}, expected 1 to 1000"));
         check(
@@ -358,6 +338,7 @@ impl Recipe {
                 }
             }
         }
+        faults.extend(self.robust.faults(classes).into_iter().map(|fault| format!("robust.{fault}")));
         faults.extend(self.distill.loss.faults().into_iter().map(|fault| format!("distill.loss.{fault}")));
         if let Err(e) = self.cat.validate() {
             faults.push(format!("cat: {e}"));
@@ -424,6 +405,7 @@ fn set(table: &mut toml::Table, change: &str) -> std::result::Result<(), String>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stages::robust::codec::Codec;
 
     const SHIPPED: &str = include_str!("../../recipes/fashion-mnist.toml");
 
@@ -447,7 +429,7 @@ mod tests {
             .replace("batch = 512", "batch = 0")
             .replace("{ channels = 256, blocks = 1, stride = 2 }", "{ channels = 256, blocks = 1, stride = 9 }");
         let faults = Recipe::parse(&bad).unwrap_err().join("\n");
-        for expected in ["cache.views", "robust.unknown", "200", "robust.fit.batch", "stages[2].stride"] {
+        for expected in ["cache.views", "robust.told", "200", "robust.fit.batch", "stages[2].stride"] {
             assert!(faults.contains(expected), "{faults}\nlacks {expected}");
         }
     }
@@ -456,7 +438,7 @@ mod tests {
     fn every_shipped_recipe_is_read_and_a_change_changes_one_key() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("recipes");
         let mut found = 0;
-        for folder in [folder.clone(), folder.join("search")] {
+        for folder in [folder.clone(), folder.join("search"), folder.join("cat")] {
             for file in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
                 if file.extension().is_some_and(|e| e == "toml") {
                     Recipe::read(&file, &[]).unwrap_or_else(|e| panic!("{e}"));
@@ -464,7 +446,7 @@ mod tests {
                 }
             }
         }
-        assert!(found >= 6, "{found}");
+        assert!(found >= 18, "{found}");
         let read = |changes: &[&str]| {
             let changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
             Recipe::read(&folder.join("search/random.toml"), &changes)
@@ -482,6 +464,24 @@ mod tests {
             let fault = read(&[change]).unwrap_err().to_string();
             assert!(fault.contains(expected), "{change}: {fault}");
         }
+    }
+
+    #[test]
+    fn codecs_that_are_compared_are_of_one_size() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("recipes");
+        let read = |file: &str| Recipe::read(&folder.join(file), &[]).unwrap();
+        for (cat, mlp) in [("fashion-mnist.toml", "cat/mlp.toml"), ("fashion-pairs.toml", "cat/pairs-mlp.toml")] {
+            let (cat, mlp) = (Codec::cost(&read(cat)), Codec::cost(&read(mlp)));
+            for (cat, mlp) in cat.iter().zip(mlp) {
+                let ratio = mlp.params as f64 / cat.params as f64;
+                assert!((0.98..1.02).contains(&ratio), "{} and {} parameters", mlp.params, cat.params);
+            }
+        }
+        // The edge half of CAT stays at most half the size of the student, whatever the search finds.
+        let shipped = read("fashion-mnist.toml");
+        let (search, _) = shipped.searched().unwrap();
+        let encoder = Codec::cost(&shipped)[0].params as f64;
+        assert!(encoder <= 0.5 * search.target * (1.0 - search.tolerance), "{encoder}");
     }
 
     #[test]

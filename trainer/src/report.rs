@@ -16,11 +16,41 @@ pub struct Report {
     pub teacher: Network,
     /// The student's encoder with a linear classifier of its own, without a channel.
     pub student: Network,
+    /// Parameters of the channel encoder.
+    pub encoder_params: usize,
+    /// Its multiply-accumulates for one frame.
+    pub encoder_macs: u64,
+    /// Parameters of the channel decoder, without the classifier.
+    pub decoder_params: usize,
+    /// Its multiply-accumulates for one frame.
+    pub decoder_macs: u64,
+    /// Classes that a frame is decided among: for frames of several images, all combinations.
+    pub classes: usize,
     /// What the student's features are worth when nothing is lost on the way: the better of `student` and of the codec with all its channel
     /// uses over AWGN at the highest SNR that it was trained for. Limits and losses count from here.
     pub clean: f64,
-    /// The codec over the channel.
+    /// The codec over the channel; the encoder is told the SNR that there is.
     pub points: Vec<Point>,
+    /// The codec with an encoder that is told another SNR, or none.
+    pub mismatch: Vec<Point>,
+    /// JPEG over an ideal channel code, classified by the teacher.
+    #[serde(default)]
+    pub digital: Vec<DigitalPoint>,
+}
+
+/// The digital scheme at one operating point.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DigitalPoint {
+    /// The fading model.
+    pub channel: ChannelKind,
+    /// Average Es/N0.
+    pub snr_db: f32,
+    /// Channel uses.
+    pub k: usize,
+    /// Top-1 accuracy; the class is guessed where no file fits.
+    pub accuracy: f64,
+    /// Share of images of which a file fits.
+    pub fits: f64,
 }
 
 /// A network without a channel.
@@ -38,7 +68,7 @@ pub struct Network {
     pub images: usize,
 }
 
-/// The codec at one operating point. The encoder is told average SNR and kind, the decoder has perfect channel state information.
+/// The codec at one operating point.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// The fading model, constant over a frame.
@@ -52,8 +82,11 @@ pub struct Point {
     pub k: usize,
     /// Pilot symbols, on top of k.
     pub pilots: usize,
-    /// What the receiver knows: `perfect`.
+    /// What the receiver knows: `perfect`, `pilots` or `none`.
     pub csi: String,
+    /// Average SNR that the encoder is told; absent if it is told nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_snr_db: Option<f32>,
     /// Images sent: every test image `draws` times.
     pub images: usize,
     /// Frames of each test image, through independent channels.
@@ -70,6 +103,24 @@ pub struct Point {
     pub images_per_second: f64,
     /// The highest accuracy that any codec could reach here with this student, see [`semlink_channel::limit`].
     pub limit: f64,
+    /// `limit` - `accuracy`.
+    pub gap: f64,
+    /// Expected calibration error of the decisions' probabilities, 15 bins, 0 to 1.
+    pub calibration_error: f64,
+}
+
+impl Point {
+    /// The channel for a table: kind, K and pilots.
+    pub fn channel_text(&self) -> String {
+        let mut text = self.channel.to_string();
+        if let Some(k_factor_db) = self.k_factor_db {
+            text += &format!(" K {k_factor_db} dB");
+        }
+        if self.pilots > 0 {
+            text += &format!(", {} pilots", self.pilots);
+        }
+        text
+    }
 }
 
 impl Report {

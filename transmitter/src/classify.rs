@@ -3,17 +3,17 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use semlink_channel::{ChannelUses, SnrDb};
+use semlink_channel::ChannelUses;
 use semlink_proto::v1::{self, transmitter_server::Transmitter};
 use semlink_service::{Drain, peer::LinkClient, wire};
 use tokio::sync::{AcquireError, Semaphore, TryAcquireError};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::feedback::Feedback;
+use crate::control::{self, Control};
 use crate::model::{Encoded, Image, Model};
-use crate::rate::{Condition, RateTable};
 
 /// Answers each image with exactly one decision or error.
 #[derive(Debug, Clone)]
@@ -23,10 +23,11 @@ pub(crate) struct TransmitterService(Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) codec_id: String,
-    pub(crate) rates: Arc<RateTable>,
     pub(crate) model: Model,
     pub(crate) link: LinkClient,
-    pub(crate) feedback: Arc<Feedback>,
+    pub(crate) control: Arc<Control>,
+    /// What precedes each payload, cf32_le.
+    pub(crate) pilots: Bytes,
     /// One permit for each image that may be under way, wherever it is.
     pub(crate) door: Semaphore,
     /// Images of one stream that may be under way.
@@ -62,6 +63,7 @@ impl Inner {
         let frame = v1::Frame {
             codec_id: self.codec_id.clone(),
             symbols: encoded.symbols.clone(),
+            pilots: self.pilots.clone(),
             stream,
             sequence: id,
             ..Default::default()
@@ -83,6 +85,7 @@ impl Inner {
             pilots: report.pilots,
             snr_db_estimated: report.snr_db_estimated,
             bandwidth_ratio: (total as f64 / captured as f64) as f32,
+            side_information_bits: self.control.table().side_information_bits(),
             timings: Some(v1::Timings { prepare_us, encode_us, link_us, decode_us: report.decode_us }),
             profile_version: report.truth.map(|truth| truth.profile_version),
         };
@@ -91,17 +94,17 @@ impl Inner {
 
     /// Channel uses that a client asked for.
     fn uses(&self, k: u32) -> Result<ChannelUses, Status> {
-        self.rates
+        let rates = self.control.table();
+        rates
             .get(k as usize)
-            .ok_or_else(|| Status::invalid_argument(format!("uses is {k}, this codec has {}", self.rates.listed())))
+            .ok_or_else(|| Status::invalid_argument(format!("uses is {k}, this codec has {}", rates.listed())))
     }
 
     /// Remembers what a report says about the channel.
     fn learn(&self, report: &v1::FrameReport) {
         if let Some(snr_db) = report.snr_db_estimated {
-            let snr_db = snr_db.clamp(SnrDb::MIN.db(), SnrDb::MAX.db());
             let kind = wire::try_kind(report.kind).ok();
-            self.feedback.report(Instant::now(), Condition { snr_db, kind });
+            self.control.report(Instant::now(), control::condition(snr_db, kind));
         }
     }
 }

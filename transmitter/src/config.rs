@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use semlink_channel::pilots;
 use semlink_service::config::Problems;
 use tokio::sync::Semaphore;
 
@@ -18,9 +19,17 @@ pub struct Config {
     #[arg(long, env = "SEMLINK_BUNDLE", value_name = "DIR")]
     pub bundle: PathBuf,
 
-    /// Channel uses of a frame: one of the codec's numbers, or auto for the fewest that the reported channel allows
+    /// Channel uses of a frame: one of the codec's numbers, or auto for the fewest that reach --target over the reported channel
     #[arg(long, env = "SEMLINK_RATE", value_name = "auto|K", default_value = "64")]
     pub rate: Rate,
+
+    /// With --rate auto: accuracy that a frame should have, as a fraction of the bundle's accuracy without a channel
+    #[arg(long, env = "SEMLINK_TARGET", value_name = "FRACTION", default_value_t = Config::TARGET)]
+    pub target: f64,
+
+    /// Pilots before each frame, 0 or 2 to 1024: known symbols from which a receiver that is told nothing estimates the channel
+    #[arg(long, env = "SEMLINK_PILOTS", value_name = "P", default_value_t = 0)]
+    pub pilots: usize,
 
     /// Images that may be under way; beyond it streams are held back and single calls are refused
     #[arg(long, env = "SEMLINK_QUEUE", value_name = "IMAGES", default_value_t = Config::QUEUE)]
@@ -48,6 +57,7 @@ pub struct Config {
 }
 
 impl Config {
+    const TARGET: f64 = 0.98;
     const QUEUE: usize = 1024;
     const IN_FLIGHT: usize = 256;
     const MAX_BATCH: usize = 64;
@@ -61,6 +71,8 @@ impl Config {
             next: next.into(),
             bundle: bundle.into(),
             rate,
+            target: Config::TARGET,
+            pilots: 0,
             queue: Config::QUEUE,
             in_flight: Config::IN_FLIGHT,
             max_batch: Config::MAX_BATCH,
@@ -82,6 +94,13 @@ impl Config {
             if !(1..=max).contains(&value) {
                 problems.add(flag, format!("{value}, expected 1 to {max}"));
             }
+        }
+        if !(self.target > 0.0 && self.target <= 1.0) {
+            problems.add("--target", format!("{}, expected above 0 and at most 1", self.target));
+        }
+        if self.pilots != 0 && !(pilots::MIN..=pilots::MAX).contains(&self.pilots) {
+            let expected = format!("{}, expected 0 or {} to {}", self.pilots, pilots::MIN, pilots::MAX);
+            problems.add("--pilots", expected);
         }
         if !(1..=1 << 30).contains(&self.max_image_pixels) {
             problems.add("--max-image-pixels", format!("{}, expected 1 to {}", self.max_image_pixels, 1 << 30));

@@ -11,13 +11,14 @@
 
 mod classify;
 mod config;
-mod feedback;
+mod control;
 mod model;
 pub mod rate;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use semlink_channel::{iq, pilots};
 use semlink_codec::{EncoderHalf, ImageLimits};
 use semlink_proto::v1::transmitter_server::TransmitterServer;
 use semlink_service::peer::{LinkClient, NextHop};
@@ -28,7 +29,7 @@ use tokio::sync::Semaphore;
 pub use config::Config;
 
 use classify::{Inner, TransmitterService};
-use feedback::Feedback;
+use control::Control;
 use model::{Encoder, Model};
 use rate::{Rate, RateTable};
 use semlink_service::batch::Limits;
@@ -45,16 +46,16 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
     let (encoder, next) = prepare(&config)?;
     let shell = Shell::new(NAME);
     let codec_id = encoder.half.codec_id().to_owned();
-    let (rates, feedback) = (Arc::clone(&encoder.rates), Arc::clone(&encoder.feedback));
+    let control = Arc::clone(&encoder.control);
     let batches = Limits { queue: config.queue, batch: config.max_batch };
     let model = Model::spawn(encoder, batches)
         .map_err(|error| Error::Serve { service: NAME, message: format!("no thread for the encoder: {error}") })?;
     let service = TransmitterService::new(Inner {
         codec_id,
-        rates,
         model,
         link: LinkClient::new(next),
-        feedback,
+        pilots: iq::encode(&pilots::sequence(config.pilots)).into(),
+        control,
         door: Semaphore::new(config.queue),
         in_flight: config.in_flight,
         drain: shell.drain(),
@@ -80,6 +81,9 @@ fn prepare(config: &Config) -> Result<(Encoder, NextHop), Error> {
             Rate::Auto => Ok(()),
         };
         problems.check("--rate", known)?;
+        if config.rate == Rate::Auto {
+            problems.check("--target", rates.check(config.target))?;
+        }
         let limits = ImageLimits {
             max_bytes: config.max_image_bytes,
             max_pixels: config.max_image_pixels,
@@ -87,8 +91,8 @@ fn prepare(config: &Config) -> Result<(Encoder, NextHop), Error> {
         };
         // An age out of range is a problem already noted.
         let age = Duration::try_from_secs_f64(config.feedback_age).unwrap_or_default();
-        let feedback = Arc::new(Feedback::new(age));
-        let encoder = Encoder { half, limits, rate: config.rate, rates: Arc::new(rates), feedback };
+        let control = Arc::new(Control::new(config.rate, config.target, Arc::new(rates), age));
+        let encoder = Encoder { half, limits, control };
         problems.check(&bundle, encoder.probe().map_err(|status| status.message().to_owned()))?;
         Some(encoder)
     });

@@ -11,8 +11,7 @@ use semlink_channel::{ChannelUses, Complex32, iq};
 use semlink_codec::{EncoderHalf, EncoderState, ImageLimits, Input};
 use tonic::Status;
 
-use crate::feedback::Feedback;
-use crate::rate::{Rate, RateTable};
+use crate::control::{Choice, Control};
 use semlink_service::batch::{Batcher, Limits, Lost};
 
 /// The way to the encoder.
@@ -48,9 +47,7 @@ pub(crate) struct Encoded {
 pub(crate) struct Encoder {
     pub(crate) half: EncoderHalf,
     pub(crate) limits: ImageLimits,
-    pub(crate) rate: Rate,
-    pub(crate) rates: Arc<RateTable>,
-    pub(crate) feedback: Arc<Feedback>,
+    pub(crate) control: Arc<Control>,
 }
 
 struct Prepared {
@@ -122,11 +119,10 @@ impl Encoder {
             return Vec::new();
         }
         let start = Instant::now();
-        let condition = self.feedback.current(start);
-        let chosen = self.rates.choose(self.rate, condition);
+        let Choice { told, uses: chosen } = self.control.choice(start);
         let state = |uses: Option<ChannelUses>| EncoderState {
-            snr_db: condition.map(|condition| condition.snr_db),
-            kind: condition.and_then(|condition| condition.kind),
+            snr_db: told.map(|condition| condition.snr_db),
+            kind: told.and_then(|condition| condition.kind),
             uses: uses.unwrap_or(chosen),
         };
         let mut inputs = Vec::with_capacity(images.len());

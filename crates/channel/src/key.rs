@@ -31,6 +31,8 @@ pub enum Substream {
     Noise,
     /// Phase of the line of sight.
     LineOfSight,
+    /// Receiver noise of the pilots.
+    PilotNoise,
 }
 
 impl FrameKey {
@@ -45,6 +47,7 @@ impl FrameKey {
             Substream::Scatter => 0,
             Substream::Noise => 1,
             Substream::LineOfSight => 2,
+            Substream::PilotNoise => 3,
         });
         generator
     }

@@ -41,6 +41,7 @@ pub mod equalize;
 pub mod iq;
 pub mod limit;
 pub mod noise;
+pub mod pilots;
 pub mod power;
 pub mod stats;
 

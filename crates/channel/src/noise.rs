@@ -25,7 +25,11 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn new(key: FrameKey, noise_var: f32) -> Source {
-        Source { generator: key.generator(Substream::Noise), axis_std: (0.5 * noise_var).sqrt() }
+        Source::of(key, Substream::Noise, noise_var)
+    }
+
+    pub(crate) fn of(key: FrameKey, substream: Substream, noise_var: f32) -> Source {
+        Source { generator: key.generator(substream), axis_std: (0.5 * noise_var).sqrt() }
     }
 
     #[inline]

@@ -4,6 +4,7 @@
 //! and [`Classifier`]. For serving, [`EncoderHalf`] and [`DecoderHalf`] load them from a bundle, which [`write_bundle`] writes.
 
 mod bundle;
+mod calibration;
 mod cat;
 pub mod cells;
 mod classifier;
@@ -21,7 +22,11 @@ mod student;
 pub mod testing;
 
 pub use bundle::{BundleDraft, BundleError, Half, MANIFEST_FILE, write_bundle};
-pub use cat::{BlocksConfig, CatConfig, CatDecoder, CatEncoder, Condition, Estimates, Passage, through_channel};
+pub use calibration::{Calibration, CalibrationPoint};
+pub use cat::{
+    BlocksConfig, CatConfig, CatDecoder, CatEncoder, Condition, Csi, CsiSource, Estimates, MlpConfig, MlpDecoder,
+    MlpEncoder, Passage, through_channel,
+};
 pub use classifier::Classifier;
 pub use cost::Cost;
 pub use edge::{EncoderHalf, EncoderState};

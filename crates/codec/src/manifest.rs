@@ -7,10 +7,10 @@ use semlink_nn::Params;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{CatConfig, DecoderNetwork, EncoderNetwork, InputSpec, Result, StudentConfig};
+use crate::{Calibration, CatConfig, DecoderNetwork, EncoderNetwork, InputSpec, Result, StudentConfig};
 
 /// The version of the bundle format that this crate writes and the only one that it reads.
-pub const BUNDLE_VERSION: u32 = 2;
+pub const BUNDLE_VERSION: u32 = 3;
 
 /// Everything about a bundle but its weights. Unknown fields are refused: they would be from another version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,9 @@ pub struct Manifest {
     /// Top-1 accuracy over the channel; empty if it was not measured.
     #[serde(default)]
     pub accuracy: Vec<AccuracyPoint>,
+    /// Temperatures of the decoder's logits.
+    #[serde(default)]
+    pub calibration: Calibration,
     /// What the bundle was made from.
     pub provenance: Provenance,
 }
@@ -133,6 +136,7 @@ impl Manifest {
         network("student", self.student.validate());
         network("cat", self.cat.validate());
         faults.extend(self.input.faults().into_iter().map(|fault| format!("input: {fault}")));
+        faults.extend(self.calibration.faults());
         if !(2..=65_536).contains(&self.labels.len()) {
             faults.push(format!("labels: {} of them, expected 2 to 65536", self.labels.len()));
         }

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use semlink_channel::{ChannelState, Complex32};
-use semlink_nn::ops;
+use semlink_channel::Complex32;
 
 use crate::bundle::{read_half, read_manifest};
-use crate::{BundleError, Condition, DecoderNetwork, Error, Estimates, Half, Manifest, Result};
+use crate::{BundleError, Condition, Csi, DecoderNetwork, Error, Estimates, Half, Manifest, Result};
 
 /// CAT decoder and classifier of a bundle: frozen, stateless, to be shared between threads.
 #[derive(Debug, Clone)]
@@ -20,8 +19,8 @@ pub struct DecoderHalf {
 pub struct Received {
     /// y = h x + n, not equalised.
     pub symbols: Vec<Complex32>,
-    /// Channel state of this frame, if the receiver knows it.
-    pub state: Option<ChannelState>,
+    /// What the receiver knows of this frame's channel.
+    pub csi: Csi,
 }
 
 /// What the receiver makes of a frame.
@@ -70,12 +69,15 @@ impl DecoderHalf {
         if let Some(frame) = frames.iter().find(|frame| !rates.contains(&frame.symbols.len())) {
             return Err(Error::Rate { uses: frame.symbols.len(), rates: rates.to_vec() });
         }
-        let received = frames.iter().map(|frame| (frame.symbols.as_slice(), frame.state.as_ref()));
-        let mut estimates = Estimates::receive(received, self.manifest.cat.max_uses())?;
+        let received: Vec<_> = frames.iter().map(|frame| (frame.symbols.as_slice(), &frame.csi)).collect();
+        let mut estimates = Estimates::receive(&received, self.manifest.cat.max_uses())?;
         estimates.conditions.iter_mut().for_each(|condition| self.clamp(condition));
         let features = self.network.cat.forward(&estimates)?;
-        let probabilities = ops::softmax(&self.network.classifier.forward(&features)?)?;
-        probabilities.to_vec2()?.into_iter().map(decide).collect()
+        let logits = self.network.classifier.forward(&features)?.to_vec2::<f32>()?;
+        let calibrated = logits.iter().zip(&estimates.conditions);
+        calibrated
+            .map(|(logits, condition)| decide(self.manifest.calibration.at(condition).probabilities(logits)))
+            .collect()
     }
 
     /// Moves what the network is told into the range that it was trained for. The SNR of one frame goes beyond the range of the average by

@@ -7,8 +7,8 @@ use candle_core::Device;
 use semlink_nn::Params;
 
 use crate::{
-    BlocksConfig, BundleDraft, BundleError, CatConfig, DecoderNetwork, EncoderNetwork, InputSpec, Manifest, Provenance,
-    ResidualConfig, StageConfig, StudentConfig, write_bundle as write,
+    BlocksConfig, BundleDraft, BundleError, Calibration, CatConfig, DecoderNetwork, EncoderNetwork, InputSpec,
+    Manifest, Provenance, ResidualConfig, StageConfig, StudentConfig, write_bundle as write,
 };
 
 /// Writes a bundle for 28 x 28 gray images, 10 classes and 8 to 256 channel uses into `dir`. The same seed gives the same bundle.
@@ -31,7 +31,13 @@ pub fn draft() -> BundleDraft {
     BundleDraft {
         created: "2025-01-01T00:00:00Z".to_owned(),
         student: StudentConfig::Residual(ResidualConfig { stem: 4, stages: vec![stage(8), stage(8)], features: 16 }),
-        cat: CatConfig { tokens: 8, rates: vec![8, 16, 32, 64, 128, 256], encoder: blocks(8), decoder: blocks(16) },
+        cat: CatConfig {
+            tokens: 8,
+            rates: vec![8, 16, 32, 64, 128, 256],
+            codewords: 10,
+            encoder: blocks(8),
+            decoder: blocks(16),
+        },
         input: InputSpec { height: 28, width: 28, channels: 1, mean: vec![0.5], std: vec![0.25] },
         labels: ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
             .map(String::from)
@@ -39,6 +45,7 @@ pub fn draft() -> BundleDraft {
         snr_range_db: [-10.0, 20.0],
         clean_accuracy: None,
         accuracy: Vec::new(),
+        calibration: Calibration::default(),
         provenance: Provenance { recipe: "random weights".to_owned(), ..Provenance::default() },
     }
 }

@@ -7,7 +7,7 @@ use semlink_channel::{
     ChannelConfig, ChannelKind, ChannelState, ChannelUses, Complex32, FrameKey, RicianK, SnrDb, power,
 };
 use semlink_codec::{
-    Decision, DecoderHalf, EncoderHalf, EncoderState, Error, ImageError, ImageLimits, Input, Received, testing,
+    Csi, Decision, DecoderHalf, EncoderHalf, EncoderState, Error, ImageError, ImageLimits, Input, Received, testing,
 };
 
 const RATES: [usize; 6] = [8, 16, 32, 64, 128, 256];
@@ -48,7 +48,7 @@ fn received() -> Vec<Received> {
             _ => ChannelConfig::rician(snr, RicianK::default()),
         };
         let applied = channel.apply(FrameKey { seed: 1, link: 0, stream: 0, frame: i as u64 }, &mut symbols);
-        Received { symbols, state: (i % 4 != 3).then_some(applied.state) }
+        Received { symbols, csi: if i % 4 == 3 { Csi::None } else { Csi::Perfect(applied.state) } }
     };
     frames.into_iter().enumerate().map(send).collect()
 }
@@ -121,7 +121,11 @@ fn image_state_and_symbols_reach_the_other_end() {
     assert_ne!(frame, encode(1, EncoderState { kind: Some(ChannelKind::Rayleigh), ..known }), "the kind");
     let decode = |symbols: &[Complex32], noise_var| {
         let state = ChannelState { kind: ChannelKind::Awgn, h: vec![Complex32::ONE], coherence: 0, noise_var };
-        decoder.decode(&[Received { symbols: symbols.to_vec(), state: Some(state) }]).unwrap().remove(0).probabilities
+        decoder
+            .decode(&[Received { symbols: symbols.to_vec(), csi: Csi::Perfect(state) }])
+            .unwrap()
+            .remove(0)
+            .probabilities
     };
     assert_ne!(decode(&frame, 0.1), decode(&encode(2, known), 0.1), "the symbols");
     assert_ne!(decode(&frame, 0.1), decode(&frame, 1.0), "the noise");
@@ -146,7 +150,7 @@ fn a_number_of_uses_outside_the_set_is_refused_by_both() {
     let error = halves().0.encode(&[input(1)], &[state(63, None, None)]).unwrap_err();
     assert!(matches!(&error, Error::Rate { uses: 63, rates } if *rates == RATES), "{error}");
     for uses in [0, 1, 63, 257] {
-        let frame = Received { symbols: vec![Complex32::ONE; uses], state: None };
+        let frame = Received { symbols: vec![Complex32::ONE; uses], csi: Csi::None };
         let error = halves().1.decode(&[frame]).unwrap_err();
         assert!(matches!(&error, Error::Rate { uses: u, .. } if *u == uses), "{error}");
     }
@@ -171,7 +175,7 @@ fn bad_inputs_are_refused() {
 
     let frame = |symbol, h, noise_var| Received {
         symbols: vec![symbol; 8],
-        state: Some(ChannelState { kind: ChannelKind::Rayleigh, h, coherence: 0, noise_var }),
+        csi: Csi::Perfect(ChannelState { kind: ChannelKind::Rayleigh, h, coherence: 0, noise_var }),
     };
     let nan = Complex32::new(f32::NAN, 0.0);
     let one = Complex32::ONE;
@@ -181,7 +185,7 @@ fn bad_inputs_are_refused() {
         frame(one, vec![one; 2], 0.1),
         frame(one, vec![one], 0.0),
         frame(one, vec![one], f32::NAN),
-        Received { symbols: vec![nan; 8], state: None },
+        Received { symbols: vec![nan; 8], csi: Csi::None },
     ] {
         let error = decoder.decode(std::slice::from_ref(&bad)).unwrap_err();
         assert!(matches!(error, Error::Channel(_)), "{bad:?}: {error}");
@@ -211,7 +215,8 @@ proptest! {
             (0..RATES[rate]).map(|i| Complex32::from_polar(amplitude, i as f32)).collect();
         let (h, noise_var) = (vec![Complex32::new(gain, -gain)], 10f32.powf(noise_exponent));
         let state = ChannelState { kind: ChannelKind::Rayleigh, h, coherence: 0, noise_var };
-        let decision = &halves().1.decode(&[Received { symbols, state: known.then_some(state) }]).unwrap()[0];
+        let csi = if known { Csi::Perfect(state) } else { Csi::None };
+        let decision = &halves().1.decode(&[Received { symbols, csi }]).unwrap()[0];
         prop_assert!((decision.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5);
     }
 }

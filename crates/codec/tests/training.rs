@@ -3,8 +3,8 @@
 use candle_core::{Device, Tensor};
 use semlink_channel::{ChannelConfig, ChannelKind, FrameKey, RicianK, SnrDb};
 use semlink_codec::{
-    Condition, DecoderHalf, DecoderNetwork, EncoderHalf, EncoderNetwork, EncoderState, ImageLimits, Input, Passage,
-    Received, testing, through_channel, write_bundle,
+    Condition, Csi, CsiSource, DecoderHalf, DecoderNetwork, EncoderHalf, EncoderNetwork, EncoderState, ImageLimits,
+    Input, Passage, Received, testing, through_channel, write_bundle,
 };
 use semlink_nn::optim::{AdamW, AdamWConfig, Optimizer};
 use semlink_nn::{Mode, Params, grad, ops};
@@ -58,7 +58,12 @@ impl Batch {
         let passage = |(i, config): (usize, &ChannelConfig)| {
             let uses = RATES[i % 6];
             let key = key(i);
-            Passage { state: config.draw(key, uses), key, uses, csi: i % 4 != 3 }
+            Passage {
+                state: config.draw(key, uses),
+                key,
+                uses,
+                csi: [CsiSource::Perfect, CsiSource::Pilots(4), CsiSource::Perfect, CsiSource::None][i % 4],
+            }
         };
         let passages = configs.iter().enumerate().map(passage).collect();
         Self { inputs: (0..frames).map(prepare).collect(), configs, passages }
@@ -136,7 +141,8 @@ fn what_is_trained_is_what_is_served() {
         .zip(batch.configs.iter().zip(&batch.passages))
         .map(|(symbols, (config, passage))| {
             let state = config.apply(passage.key, symbols).state;
-            Received { symbols: symbols.clone(), state: passage.csi.then_some(state) }
+            let csi = Csi::observe(passage.csi, passage.key, &state, symbols).unwrap();
+            Received { symbols: symbols.clone(), csi }
         })
         .collect();
     for (i, (decision, trained)) in decoder.decode(&received).unwrap().iter().zip(&trained).enumerate() {

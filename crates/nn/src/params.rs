@@ -66,8 +66,12 @@ struct Inner {
 
 #[derive(Debug)]
 enum Source {
-    Seed(u64),
-    Checkpoint { tensors: BTreeMap<String, Tensor>, frozen: bool },
+    /// Drawn from the seed, but for those that are given.
+    Seed(u64, BTreeMap<String, Tensor>),
+    Checkpoint {
+        tensors: BTreeMap<String, Tensor>,
+        frozen: bool,
+    },
 }
 
 /// What layers have asked for so far.
@@ -131,7 +135,13 @@ impl Buffer {
 impl Params {
     /// Trainable parameters that are drawn when a layer asks for them, from (`seed`, full name): independent of creation order.
     pub fn init(seed: u64, device: &Device) -> Self {
-        Self::new(device.clone(), Source::Seed(seed))
+        Self::new(device.clone(), Source::Seed(seed, BTreeMap::new()))
+    }
+
+    /// Trainable parameters that start from `tensors` where it has them and are drawn as by [`Params::init`] elsewhere: fine-tuning.
+    pub fn warm(seed: u64, tensors: BTreeMap<String, Tensor>) -> Self {
+        let device = tensors.values().next().map_or(Device::Cpu, |t| t.device().clone());
+        Self::new(device, Source::Seed(seed, tensors))
     }
 
     /// Trainable parameters from a checkpoint. Half-precision tensors are converted to f32.
@@ -241,12 +251,15 @@ impl Params {
 
     fn value(&self, name: &str, shape: &[usize], draw: impl FnOnce(u64, usize) -> Vec<f32>) -> Result<Tensor> {
         match &self.inner.source {
-            Source::Seed(seed) => {
-                let data = draw(*seed, shape.iter().product());
-                Ok(Tensor::from_vec(data, shape, &self.inner.device)?)
-            }
+            Source::Seed(seed, given) => match given.get(name) {
+                Some(t) => stored(name, t, shape),
+                None => {
+                    let data = draw(*seed, shape.iter().product());
+                    Ok(Tensor::from_vec(data, shape, &self.inner.device)?)
+                }
+            },
             Source::Checkpoint { tensors, .. } => match tensors.get(name) {
-                Some(t) => check_shape(name, t.detach().to_dtype(DType::F32)?.contiguous()?, shape),
+                Some(t) => stored(name, t, shape),
                 None => Err(Error::MissingParam { name: name.to_owned() }),
             },
         }
@@ -306,6 +319,10 @@ impl Params {
         let names: Vec<String> = unused.cloned().collect();
         if names.is_empty() { Ok(()) } else { Err(Error::UnusedParams { names }) }
     }
+}
+
+fn stored(name: &str, t: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    check_shape(name, t.detach().to_dtype(DType::F32)?.contiguous()?, shape)
 }
 
 fn check_shape(name: &str, t: Tensor, expected: &[usize]) -> Result<Tensor> {

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::Path};
 
 use futures::StreamExt as _;
 use semlink_channel::{ChannelConfig, Complex32, FrameKey, SnrDb, iq, power};
-use semlink_codec::{Manifest, Received, testing};
+use semlink_codec::{Csi, Manifest, Received, testing};
 use semlink_proto::v1::{self, decisions_client::DecisionsClient, link_client::LinkClient, link_server::LinkServer};
 use semlink_receiver::Config;
 use semlink_service::Error;
@@ -98,7 +98,7 @@ pub fn received(id: u64, k: usize) -> Received {
     power::normalize(&mut symbols).expect("some power");
     let channel = ChannelConfig::rayleigh(SnrDb::try_new(12.0).expect("a valid SNR"));
     let applied = channel.apply(FrameKey { seed: 1, link: 0, stream: 0, frame: id }, &mut symbols);
-    Received { symbols, state: Some(applied.state) }
+    Received { symbols, csi: Csi::Perfect(applied.state) }
 }
 
 /// The same as it travels.
@@ -109,7 +109,10 @@ pub fn frame(codec_id: &str, id: u64, received: &Received) -> v1::Frame {
         symbols: iq::encode(&received.symbols).into(),
         stream: 5,
         sequence: 1000 + id,
-        csi: received.state.as_ref().map(semlink_service::wire::csi),
+        csi: match &received.csi {
+            Csi::Perfect(state) => Some(semlink_service::wire::csi(state)),
+            Csi::Estimated(_) | Csi::None => None,
+        },
         ..Default::default()
     }
 }

@@ -13,16 +13,21 @@ use semlink_nn::checkpoint;
 use sha2::{Digest, Sha256};
 
 use super::teacher::Teacher;
-use super::{CODEC_FILE, Context, evaluate};
+use super::{CODEC_FILE, Context, evaluate, robust};
 use crate::data::to_hex;
 use crate::report::Report;
 use crate::search;
-use crate::{Error, Result, dataset};
+use crate::{Error, Result, dataset, json};
 
 /// Writes the bundle into the run's folder `bundle`, opens both halves as a service would, and copies it to the assets if there is such
 /// a folder.
 pub(crate) fn run(context: &Context) -> Result<()> {
     let recipe = context.recipe;
+    let config = &recipe.robust;
+    if config.mlp.is_some() || !config.conditioned || config.images_per_frame != 1 {
+        eprintln!("  bundle: services run CAT on single images; a recipe for comparison gives none");
+        return Ok(());
+    }
     let report = Report::read(&context.need(evaluate::FILE, "evaluate")?)?;
     let teacher = context.need(Teacher::FILE, "teacher")?;
     let data = context.data()?;
@@ -41,7 +46,8 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         labels: recipe.data.labels.clone(),
         snr_range_db: recipe.robust.snr_db,
         clean_accuracy: Some(report.clean),
-        accuracy: report.points.iter().map(point).collect(),
+        accuracy: report.points.iter().filter(|p| p.pilots == 0).map(point).collect(),
+        calibration: json::read(&context.need(robust::CALIBRATION_FILE, "robust")?)?,
         provenance: Provenance {
             recipe: recipe.name.clone(),
             seed: recipe.data.seed,

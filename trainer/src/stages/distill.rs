@@ -5,19 +5,22 @@
 //! feature |f - f'|^2 / (features v) + logits T^2 KL(softmax(z' / T) || softmax(z / T)) + task CE(y, softmax(z)).
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use semlink_codec::{Classifier, StudentConfig, StudentNet};
+use semlink_codec::{Classifier, Half, MANIFEST_FILE, Manifest, StudentConfig, StudentNet};
 use semlink_nn::{Mode, Params, checkpoint, ops};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::cache::Cache;
 use super::teacher::Teacher;
 use super::{Context, Stage};
-use crate::Result;
-use crate::data::{Data, Split, accuracy};
+use crate::data::{Data, Split, accuracy, to_hex};
 use crate::fit::{Job, Objective};
+use crate::progress::Progress;
 use crate::recipe::{LossWeights, Recipe};
+use crate::{Error, Result, json};
 
 /// The trained student's file; its encoder's parameters are below `student`, as in a bundle.
 pub(crate) const FILE: &str = "student.safetensors";
@@ -122,7 +125,7 @@ impl<'a> Lessons<'a> {
             terms.push(ops::mse(features, &taught.features, None)?.affine(weight, 0.0)?);
         }
         if config.logit_weight > 0.0 {
-            terms.push(divergence(logits, &taught.logits, config.temperature)?.affine(config.logit_weight, 0.0)?);
+            terms.push(divergence(logits, &taught.logits, config.temperature, None)?.affine(config.logit_weight, 0.0)?);
         }
         if config.task_weight > 0.0 {
             terms.push(ops::cross_entropy(logits, &taught.targets, None)?.affine(config.task_weight, 0.0)?);
@@ -184,12 +187,18 @@ impl Objective for Task<'_> {
 }
 
 /// T^2 KL(softmax(taught / T) || softmax(logits / T)), the mean over the rows (Hinton et al. 2015). No gradient to `taught`.
-pub(crate) fn divergence(logits: &Tensor, taught: &Tensor, temperature: f32) -> Result<Tensor> {
+/// `weights` \[n\] scale the rows.
+pub(crate) fn divergence(
+    logits: &Tensor,
+    taught: &Tensor,
+    temperature: f32,
+    weights: Option<&Tensor>,
+) -> Result<Tensor> {
     let t = f64::from(temperature);
     let targets = ops::softmax(&taught.detach().affine(1.0 / t, 0.0)?)?;
-    let cross = ops::cross_entropy(&logits.affine(1.0 / t, 0.0)?, &targets, None)?;
+    let cross = ops::cross_entropy(&logits.affine(1.0 / t, 0.0)?, &targets, weights)?;
     // The entropy of the targets, which the cross-entropy with themselves is.
-    let entropy = ops::cross_entropy(&taught.detach().affine(1.0 / t, 0.0)?, &targets, None)?;
+    let entropy = ops::cross_entropy(&taught.detach().affine(1.0 / t, 0.0)?, &targets, weights)?;
     Ok((cross - entropy)?.affine(t * t, 0.0)?)
 }
 
@@ -204,12 +213,131 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     let config = context.student()?;
     let cache = Cache::load(context)?;
     let lessons = Lessons::new(context, &cache, recipe.distill.loss)?;
-    let trained = train(&context.job(Stage::Distill, recipe.distill.fit), &config, &lessons)?;
+    let job = context.job(Stage::Distill, recipe.distill.fit);
+    let trained = match &recipe.distill.from {
+        None => train(&job, &config, &lessons)?,
+        Some(bundle) => take(&job, bundle, &config, &lessons)?,
+    };
     let about = BTreeMap::from([
         ("format".to_owned(), "semlink student, version 1".to_owned()),
         ("network".to_owned(), json!(config).to_string()),
     ]);
     Ok(checkpoint::save(&context.dir.join(FILE), &trained, &about)?)
+}
+
+/// The manifest of the bundle that a recipe takes its student from.
+pub(crate) fn manifest(bundle: &Path) -> Result<Manifest> {
+    json::read(&bundle.join(MANIFEST_FILE))
+}
+
+/// The parameters of a bundle's student, with a classifier trained for it. Features do not change meanwhile, so an epoch takes seconds.
+fn take(
+    job: &Job<'_>,
+    bundle: &Path,
+    config: &StudentConfig,
+    lessons: &Lessons<'_>,
+) -> Result<BTreeMap<String, Tensor>> {
+    let tensors = checkpoint::load(&bundle.join(Half::Encoder.file_name()), &Device::Cpu)?.tensors;
+    let prefix = format!("{}.", Student::ENCODER);
+    let taken: BTreeMap<String, Tensor> = tensors.into_iter().filter(|(name, _)| name.starts_with(&prefix)).collect();
+    let params = Params::frozen(taken.clone());
+    let encoder = StudentNet::new(&params.sub(Student::ENCODER), config, lessons.data.input.channels)?;
+    params.check_all_used()?;
+    let views = compute_views(lessons.recipe, lessons.data, &encoder)?;
+    let validation = lessons.data.validation.map(|images| Ok(encoder.forward(images, Mode::Eval)?))?;
+    let classifier = |params: &Params| {
+        let classes = lessons.data.train.classes;
+        Classifier::new(&params.sub(Student::CLASSIFIER), config.features(), classes)
+    };
+    let mut trained = job.run(|params| {
+        Ok(ClassifierTask {
+            classifier: classifier(params)?,
+            build: &classifier,
+            views: &views,
+            validation: &validation,
+            lessons,
+        })
+    })?;
+    trained.extend(taken);
+    Ok(trained)
+}
+
+/// The student's features of all views, so that trainings of several channel codecs compute them once.
+pub(crate) const FEATURES_FILE: &str = "features.safetensors";
+
+/// The run's student's features of all views of the training images, \[images, features\] each.
+pub(crate) fn views(context: &Context, encoder: &StudentNet) -> Result<Vec<Vec<f32>>> {
+    let path = context.dir.join(FEATURES_FILE);
+    let student = context.need(FILE, "distill")?;
+    let student = std::fs::read(&student).map_err(|source| Error::Io { path: student, source })?;
+    let recipe = context.recipe;
+    let inputs = json!({"data": context.data()?.hash, "split": recipe.data, "cache": recipe.cache}).to_string();
+    let key = to_hex(&Sha256::new().chain_update(&student).chain_update(inputs).finalize());
+    if path.exists() {
+        let file = checkpoint::load(&path, &Device::Cpu)?;
+        if file.metadata.get("key") == Some(&key) {
+            // Names ascend with the views: there are at most 64.
+            return file.tensors.values().map(|rows| Ok(rows.flatten_all()?.to_vec1()?)).collect();
+        }
+    }
+    let views = compute_views(recipe, context.data()?, encoder)?;
+    let images = context.data()?.train.len();
+    let tensors = views.iter().enumerate().map(|(view, rows)| {
+        let columns = rows.len() / images;
+        Ok((format!("view{view:02}"), Tensor::from_slice(rows, (images, columns), &Device::Cpu)?))
+    });
+    checkpoint::save(&path, &tensors.collect::<Result<BTreeMap<_, _>>>()?, &BTreeMap::from([("key".to_owned(), key)]))?;
+    Ok(views)
+}
+
+fn compute_views(recipe: &Recipe, data: &Data, encoder: &StudentNet) -> Result<Vec<Vec<f32>>> {
+    let indices: Vec<usize> = (0..data.train.len()).collect();
+    let mut progress = Progress::new("features", recipe.cache.views, 0, indices.len());
+    let mut views = Vec::with_capacity(recipe.cache.views);
+    for view in 0..recipe.cache.views {
+        let mut rows = Vec::new();
+        for part in indices.chunks(250) {
+            let images = data.train.augmented(part, &recipe.cache.augment, recipe.cache.seed, view)?;
+            rows.extend(encoder.forward(&images, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?);
+        }
+        views.push(rows);
+        progress.tick(view + 1);
+    }
+    progress.finish();
+    Ok(views)
+}
+
+/// A classifier for features that stay as they are.
+struct ClassifierTask<'a, F> {
+    classifier: Classifier,
+    build: F,
+    views: &'a [Vec<f32>],
+    validation: &'a Tensor,
+    lessons: &'a Lessons<'a>,
+}
+
+impl<F: Fn(&Params) -> semlink_codec::Result<Classifier>> Objective for ClassifierTask<'_, F> {
+    fn samples(&self) -> usize {
+        self.lessons.data.train.len()
+    }
+
+    /// As in stage `distill`, without the distance between features.
+    fn loss(&self, epoch: usize, samples: &[usize]) -> Result<Tensor> {
+        let Lessons { weights, cache, data, .. } = self.lessons;
+        let rows = &self.views[cache.view(epoch)];
+        let len = rows.len() / self.samples();
+        let values: Vec<f32> = samples.iter().flat_map(|i| &rows[i * len..(i + 1) * len]).copied().collect();
+        let logits = self.classifier.forward(&Tensor::from_vec(values, (samples.len(), len), &Device::Cpu)?)?;
+        let (_, taught) = cache.batch(cache.view(epoch), samples)?;
+        let decision = divergence(&logits, &taught, weights.temperature, None)?.affine(weights.logit_weight, 0.0)?;
+        let task = ops::cross_entropy(&logits, &data.train.targets(samples, 0.0)?, None)?;
+        Ok((decision + task.affine(weights.task_weight, 0.0)?)?)
+    }
+
+    fn validate(&self, weights: &Params) -> Result<Vec<(String, f64)>> {
+        let logits = (self.build)(weights)?.forward(self.validation)?;
+        Ok(vec![("accuracy".into(), accuracy(&logits, self.lessons.data.validation.labels())?)])
+    }
 }
 
 #[cfg(test)]
@@ -222,9 +350,9 @@ mod tests {
         let row = |values: [f32; 2]| Tensor::new(&[values], &Device::Cpu).unwrap();
         let p = 0.731_058_578_630_004_9_f64;
         let expected = 4.0 * (2f64.ln() + p * p.ln() + (1.0 - p) * (1.0 - p).ln());
-        let found = divergence(&row([1.0, 1.0]), &row([2.0, 0.0]), 2.0).unwrap().to_scalar::<f32>().unwrap();
+        let found = divergence(&row([1.0, 1.0]), &row([2.0, 0.0]), 2.0, None).unwrap().to_scalar::<f32>().unwrap();
         assert!((f64::from(found) - expected).abs() < 1e-6, "{found}, expected {expected}");
-        let same = divergence(&row([2.0, 0.0]), &row([2.0, 0.0]), 3.0).unwrap().to_scalar::<f32>().unwrap();
+        let same = divergence(&row([2.0, 0.0]), &row([2.0, 0.0]), 3.0, None).unwrap().to_scalar::<f32>().unwrap();
         assert!(same.abs() < 1e-6);
     }
 }

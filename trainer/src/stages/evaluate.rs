@@ -3,102 +3,39 @@
 use std::fs;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
-use rayon::prelude::*;
-use semlink_channel::{
-    ChannelConfig, ChannelKind, ChannelState, ChannelUses, Complex32, FrameKey, RicianK, SnrDb, limit, stats::wilson,
-};
-use semlink_codec::{Classifier, Condition, DecoderNetwork, EncoderNetwork, Estimates};
+use candle_core::Device;
+use semlink_channel::{ChannelConfig, ChannelKind, ChannelUses, RicianK, SnrDb, limit, stats::wilson};
+use semlink_codec::{Calibration, Classifier, CsiSource};
 use semlink_nn::{Mode, Params, checkpoint};
 
+use super::digital::Digital;
 use super::distill::Student;
+use super::robust::calibrate::CalibrationError;
+use super::robust::codec::Codec;
+use super::robust::frames::Frames;
+use super::robust::measure::{Setting, Sounding};
+use super::robust::{self, CALIBRATION_FILE};
 use super::teacher::Teacher;
 use super::{CODEC_FILE, Context};
-use crate::data::{self, accuracy};
+use crate::data::{self, Split, accuracy};
 use crate::progress::Progress;
-use crate::report::{Network, Point, Report};
-use crate::{Result, plot};
+use crate::report::{DigitalPoint, Network, Point, Report};
+use crate::{Result, json, plot};
 
 /// The report's file.
 pub(crate) const FILE: &str = "report.json";
-
-/// Frames that go through the networks together.
-const BATCH: usize = 500;
-
-/// Both halves of the codec and what the student makes of the test images.
-struct Measurement<'a> {
-    encoder: EncoderNetwork,
-    decoder: DecoderNetwork,
-    /// \[n, features\] each.
-    features: Vec<Tensor>,
-    labels: &'a [u8],
-    seed: u64,
-}
-
-/// One frame after the channel.
-struct Frame {
-    symbols: Vec<Complex32>,
-    state: ChannelState,
-    signal_power: f64,
-    noise_power: f64,
-}
-
-impl Measurement<'_> {
-    /// Sends every image `draws` times.
-    fn at(&self, channel: &ChannelConfig, uses: usize, draws: usize) -> Result<Found> {
-        let condition =
-            Condition { snr_db: Some(channel.snr.db()), frame_snr_db: None, kind: Some(channel.kind), uses };
-        let mut found = Found::default();
-        let labels = self.labels.chunks(BATCH);
-        for ((part, features), labels) in self.features.iter().enumerate().zip(labels) {
-            let sent = self.encoder.cat.forward(features, &vec![condition; labels.len()])?.to_vec2::<f32>()?;
-            for draw in 0..draws {
-                let frame = |(row, x): (usize, &Vec<f32>)| {
-                    let frame = (part * BATCH + row) as u64;
-                    send(channel, FrameKey { seed: self.seed, link: 0, stream: draw as u64, frame }, &x[..2 * uses])
-                };
-                let frames: Vec<Frame> = sent.par_iter().enumerate().map(frame).collect();
-                let received = frames.iter().map(|f| (f.symbols.as_slice(), Some(&f.state)));
-                let estimates = Estimates::receive(received, self.encoder.cat.max_uses())?;
-                let logits = self.decoder.classifier.forward(&self.decoder.cat.forward(&estimates)?)?;
-                found.correct += (accuracy(&logits, labels)? * labels.len() as f64).round() as usize;
-                found.signal_power += frames.iter().map(|f| f.signal_power).sum::<f64>();
-                found.noise_power += frames.iter().map(|f| f.noise_power).sum::<f64>();
-            }
-        }
-        Ok(found)
-    }
-}
-
-#[derive(Default)]
-struct Found {
-    correct: usize,
-    signal_power: f64,
-    noise_power: f64,
-}
-
-/// Sends interleaved symbols.
-fn send(channel: &ChannelConfig, key: FrameKey, reals: &[f32]) -> Frame {
-    let sent: Vec<Complex32> = reals.chunks_exact(2).map(|x| Complex32::new(x[0], x[1])).collect();
-    let mut symbols = sent.clone();
-    let state = channel.apply(key, &mut symbols).state;
-    let h = state.h.first().copied().unwrap_or(Complex32::ONE);
-    let (mut signal_power, mut noise_power) = (0.0, 0.0);
-    for (x, y) in sent.iter().zip(&symbols) {
-        let arrived = h * x;
-        signal_power += f64::from(arrived.norm_sqr());
-        noise_power += f64::from((y - arrived).norm_sqr());
-    }
-    Frame { symbols, state, signal_power, noise_power }
-}
 
 /// The student alone.
 pub(crate) fn student(context: &Context) -> Result<Network> {
     let student = Student::load(context)?;
     let test = data::test_split(context.recipe, &context.data_dir)?;
-    let ((height, width), n) = (test.size(), test.len());
     let logits = test.map(|images| Ok(student.forward(images, Mode::Eval)?.1))?;
-    let accuracy = accuracy(&logits, test.labels())?;
+    network(context, &test, accuracy(&logits, test.labels())?)
+}
+
+/// The student's sizes and an accuracy of it.
+fn network(context: &Context, test: &Split, accuracy: f64) -> Result<Network> {
+    let ((height, width), n) = (test.size(), test.len());
     let cost = context.student()?.cost(height, width, context.recipe.data.mean.len());
     Ok(Network { params: cost.params, macs: cost.macs, accuracy, ci95: wilson(accuracy, n), images: n })
 }
@@ -108,106 +45,256 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     let recipe = context.recipe;
     let codec = checkpoint::load(&context.need(CODEC_FILE, "robust")?, &Device::Cpu)?;
     let params = Params::frozen(codec.tensors);
-    let channels = context.data()?.input.channels;
-    let config = context.student()?;
-    let encoder = EncoderNetwork::new(&params, &config, &recipe.cat, channels)?;
-    let decoder = DecoderNetwork::new(&params, &recipe.cat, config.features(), recipe.classes())?;
-    params.check_all_used()?;
-    let (teacher, student) = (Teacher::load(context)?, Student::load(context)?);
-
+    let codec = Codec::new(&params, recipe)?;
+    let calibration: Calibration = json::read(&context.need(CALIBRATION_FILE, "robust")?)?;
     let test = data::test_split(recipe, &context.data_dir)?;
-    let (height, width) = test.size();
-    let n = test.len();
-    let network = |params, macs, accuracy| Network { params, macs, accuracy, ci95: wilson(accuracy, n), images: n };
-    let taught = test.map(|images| Ok(teacher.forward(images, Mode::Eval)?.1))?;
-    let features = test.map(|images| Ok(encoder.student.forward(images, Mode::Eval)?))?;
-    let cost = recipe.teacher.network.cost(height, width, channels)
-        + Classifier::cost(recipe.teacher.network.features, recipe.classes());
-    let teacher_found = network(cost.params, cost.macs, accuracy(&taught, test.labels())?);
-    let cost = config.cost(height, width, channels);
-    let student_found =
-        network(cost.params, cost.macs, accuracy(&student.classifier.forward(&features)?, test.labels())?);
-    eprintln!("evaluate teacher {:.4}, student {:.4}", teacher_found.accuracy, student_found.accuracy);
-
-    let parts = (0..n).step_by(BATCH).map(|start| Ok(features.narrow(0, start, BATCH.min(n - start))?));
-    let features = parts.collect::<Result<Vec<_>>>()?;
-    let measurement = Measurement { encoder, decoder, features, labels: test.labels(), seed: recipe.evaluate.seed };
+    let teacher_net = Teacher::load(context)?;
+    let logits = test.map(|images| Ok(teacher_net.forward(images, Mode::Eval)?.1))?;
+    let teacher_accuracy = accuracy(&logits, test.labels())?;
+    let ((height, width), n) = (test.size(), test.len());
+    let (features, classes) = (recipe.teacher.network.features, recipe.classes());
+    let cost = recipe.teacher.network.cost(height, width, recipe.data.mean.len()) + Classifier::cost(features, classes);
+    let teacher = Network {
+        params: cost.params,
+        macs: cost.macs,
+        accuracy: teacher_accuracy,
+        ci95: wilson(teacher_accuracy, n),
+        images: n,
+    };
+    let frames = robust::frames_of(recipe, &test, &robust::student_net(context, &params)?)?;
+    // A student that learnt along has no classifier but the codec's.
+    let (student, student_accuracy) = match recipe.robust.joint {
+        None => {
+            let student = Student::load(context)?;
+            (Some(self::student(context)?), robust::clean_accuracy(&test, &student, &frames)?)
+        }
+        Some(_) => (None, 0.0),
+    };
+    let mut measurement =
+        Measurement { context, codec: &codec, calibration: &calibration, frames: &frames, clean: student_accuracy };
+    // Nothing is lost at the highest SNR with all channel uses; what the codec then reaches is what its classifier makes of the features.
     let highest = ChannelConfig::awgn(SnrDb::try_new(recipe.robust.snr_db[1])?);
-    let uses = recipe.cat.rates.last().copied().unwrap_or(0);
-    let through = measurement.at(&highest, uses, 1)?.correct as f64 / n as f64;
-    let clean = student_found.accuracy.max(through);
-    let points = measure(context, &measurement, clean)?;
-    let (teacher, student) = (teacher_found, student_found);
-    let report = Report { dataset: recipe.name.clone(), teacher, student, clean, points };
+    let lossless = measurement.at(&Setting::known(highest, codec.max_uses()), 1)?;
+    measurement.clean = lossless.accuracy.max(student_accuracy);
+    let [encoder, decoder] = Codec::cost(recipe);
+    let report = Report {
+        dataset: recipe.name.clone(),
+        teacher,
+        student: match student {
+            Some(student) => student,
+            None => network(context, &test, lossless.accuracy)?,
+        },
+        encoder_params: encoder.params,
+        encoder_macs: encoder.macs,
+        decoder_params: decoder.params,
+        decoder_macs: decoder.macs,
+        classes: frames.classes(),
+        clean: measurement.clean,
+        points: measurement.sweep()?,
+        mismatch: measurement.mismatch()?,
+        digital: if recipe.evaluate.digital { measurement.digital(&test, &teacher_net)? } else { Vec::new() },
+    };
     report.write(&context.dir.join(FILE))?;
     plot::write(&report, &context.dir.join("report.svg"))?;
-    let table = context.dir.join("report.txt");
-    let text = table_text(&report);
-    fs::write(&table, &text).map_err(|source| crate::Error::Io { path: table, source })?;
-    println!("{text}");
+    let table = table_text(&report);
+    fs::write(context.dir.join("report.txt"), &table)
+        .map_err(|source| crate::Error::Io { path: context.dir.join("report.txt"), source })?;
+    println!("{table}");
     Ok(())
 }
 
-fn measure(context: &Context, measurement: &Measurement<'_>, clean: f64) -> Result<Vec<Point>> {
-    let (recipe, config) = (context.recipe, &context.recipe.evaluate);
-    let k_factor = RicianK::try_new_db(config.k_factor_db)?;
-    let n = measurement.labels.len();
-    let total = config.channels.len() * config.snr_db.len() * recipe.cat.rates.len();
-    let mut progress = Progress::new("evaluate", total, 0, n);
-    let mut points = Vec::with_capacity(total);
-    for &kind in &config.channels {
-        let draws = if kind == ChannelKind::Awgn { 1 } else { config.fading_draws };
-        for &snr_db in &config.snr_db {
-            let channel = ChannelConfig { kind, k_factor, ..ChannelConfig::awgn(SnrDb::try_new(snr_db)?) };
-            for &k in &recipe.cat.rates {
-                let started = Instant::now();
-                let found = measurement.at(&channel, k, draws)?;
-                let images = n * draws;
-                let accuracy = found.correct as f64 / images as f64;
-                points.push(Point {
-                    channel: kind,
-                    snr_db,
-                    k_factor_db: (kind == ChannelKind::Rician).then_some(config.k_factor_db),
-                    k,
-                    pilots: 0,
-                    csi: "perfect".into(),
-                    images,
-                    draws,
-                    correct: found.correct,
-                    accuracy,
-                    ci95: wilson(accuracy, n),
-                    snr_db_measured: (10.0 * (found.signal_power / found.noise_power).log10()) as f32,
-                    images_per_second: images as f64 / started.elapsed().as_secs_f64().max(1e-9),
-                    limit: limit::accuracy(clean, recipe.classes(), &channel, ChannelUses::try_new(k)?)?,
-                });
-                progress.tick(points.len());
-            }
-        }
-    }
-    progress.finish();
-    Ok(points)
+/// The trained codec, the test images' frames and what counts as clean.
+struct Measurement<'a> {
+    context: &'a Context<'a>,
+    codec: &'a Codec,
+    calibration: &'a Calibration,
+    frames: &'a Frames,
+    clean: f64,
 }
 
-/// Accuracy in % by channel and SNR (rows) and k (columns), the limit in brackets.
+impl Measurement<'_> {
+    /// Every channel, SNR and length, with perfect channel state information and with pilots.
+    fn sweep(&self) -> Result<Vec<Point>> {
+        let config = &self.context.recipe.evaluate;
+        let mut settings = Vec::new();
+        for &kind in &config.channels {
+            let factors = if kind == ChannelKind::Rician { &config.k_factor_db[..] } else { &[0.0] };
+            for k_factor_db in factors {
+                for &snr_db in &config.snr_db {
+                    let channel = self.channel(kind, snr_db, *k_factor_db)?;
+                    settings.extend(self.context.recipe.cat.rates.iter().map(|k| Setting::known(channel, *k)));
+                }
+            }
+        }
+        // A transmitter learns the SNR from reports, which pilots also give, but not the kind of channel.
+        let piloted: Vec<Setting> = config
+            .pilots
+            .iter()
+            .flat_map(|&count| {
+                let plain = settings.iter().filter(|s| s.channel.kind != ChannelKind::Rician);
+                plain.map(move |s| Setting { csi: CsiSource::Pilots(count), told_kind: None, ..*s })
+            })
+            .collect();
+        settings.extend(piloted);
+        self.all("evaluate", &settings)
+    }
+
+    /// One length, with encoders that are told another SNR than there is, or none.
+    fn mismatch(&self) -> Result<Vec<Point>> {
+        let config = &self.context.recipe.evaluate;
+        let Some(uses) = config.mismatch_uses else { return Ok(Vec::new()) };
+        let mut settings = Vec::new();
+        for kind in [ChannelKind::Awgn, ChannelKind::Rayleigh] {
+            for &snr_db in &config.mismatch_snr_db {
+                let known = Setting::known(self.channel(kind, snr_db, 0.0)?, uses);
+                let told = config.mismatch_snr_db.iter().map(|told| Some(*told));
+                settings.extend(told.map(|told_db| Setting { told_db, ..known }));
+                settings.push(Setting { told_db: None, told_kind: None, ..known });
+            }
+        }
+        self.all("mismatch", &settings)
+    }
+
+    /// The digital scheme over AWGN and Rayleigh fading.
+    fn digital(&self, test: &Split, teacher: &Teacher) -> Result<Vec<DigitalPoint>> {
+        let (recipe, digital) = (self.context.recipe, Digital::new(test, teacher)?);
+        let mut points = Vec::new();
+        for channel in [ChannelKind::Awgn, ChannelKind::Rayleigh] {
+            for &snr_db in &recipe.evaluate.snr_db {
+                for &k in &recipe.cat.rates {
+                    let (accuracy, fits) = digital.at(&self.channel(channel, snr_db, 0.0)?, k, recipe.evaluate.seed);
+                    points.push(DigitalPoint { channel, snr_db, k, accuracy, fits });
+                }
+            }
+        }
+        Ok(points)
+    }
+
+    fn channel(&self, kind: ChannelKind, snr_db: f32, k_factor_db: f32) -> Result<ChannelConfig> {
+        let k_factor = RicianK::try_new_db(k_factor_db)?;
+        Ok(ChannelConfig { kind, k_factor, ..ChannelConfig::awgn(SnrDb::try_new(snr_db)?) })
+    }
+
+    fn all(&self, what: &'static str, settings: &[Setting]) -> Result<Vec<Point>> {
+        let mut progress = Progress::new(what, settings.len(), 0, self.frames.len());
+        let mut points = Vec::with_capacity(settings.len());
+        for setting in settings {
+            let draws =
+                if setting.channel.kind == ChannelKind::Awgn { 1 } else { self.context.recipe.evaluate.fading_draws };
+            points.push(self.at(setting, draws)?);
+            progress.tick(points.len());
+        }
+        progress.finish();
+        Ok(points)
+    }
+
+    /// Sends every frame `draws` times.
+    fn at(&self, setting: &Setting, draws: usize) -> Result<Point> {
+        let Setting { channel, uses, told_db, csi, .. } = *setting;
+        let sounding = Sounding {
+            codec: self.codec,
+            frames: self.frames,
+            count: self.frames.len(),
+            seed: self.context.recipe.evaluate.seed,
+            link: 0,
+        };
+        let started = Instant::now();
+        let (mut correct, mut power, mut error) = (0, [0.0; 2], CalibrationError::default());
+        sounding.run(setting, draws, |heard| {
+            let logits = heard.logits.to_vec2::<f32>()?;
+            for ((logits, condition), label) in logits.iter().zip(&heard.conditions).zip(heard.labels) {
+                let probabilities = self.calibration.at(condition).probabilities(logits);
+                let best = probabilities.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+                if let Some((class, confidence)) = best {
+                    let right = class == usize::from(*label);
+                    correct += usize::from(right);
+                    error.push(*confidence, right);
+                }
+            }
+            power[0] += heard.power[0];
+            power[1] += heard.power[1];
+            Ok(())
+        })?;
+        let (n, images) = (self.frames.len(), self.frames.len() * draws);
+        let accuracy = correct as f64 / images as f64;
+        let limit = limit::accuracy(self.clean, self.frames.classes(), &channel, ChannelUses::try_new(uses)?)?;
+        let (csi, pilots) = match csi {
+            CsiSource::Perfect => ("perfect", 0),
+            CsiSource::Pilots(count) => ("pilots", count),
+            CsiSource::None => ("none", 0),
+        };
+        Ok(Point {
+            channel: channel.kind,
+            snr_db: channel.snr.db(),
+            k_factor_db: (channel.kind == ChannelKind::Rician).then_some(channel.k_factor.db()),
+            k: uses,
+            pilots,
+            csi: csi.into(),
+            told_snr_db: told_db,
+            images,
+            draws,
+            correct,
+            accuracy,
+            ci95: wilson(accuracy, n),
+            snr_db_measured: (10.0 * (power[0] / power[1]).log10()) as f32,
+            images_per_second: images as f64 / started.elapsed().as_secs_f64().max(1e-9),
+            limit,
+            gap: limit - accuracy,
+            calibration_error: error.value(),
+        })
+    }
+}
+
+/// Accuracy in % by channel and SNR (rows) and k (columns), the gap to the limit in brackets.
 fn table_text(report: &Report) -> String {
     let mut rates: Vec<usize> = report.points.iter().map(|p| p.k).collect();
     rates.sort_unstable();
     rates.dedup();
+    let percent = |value: f64| 100.0 * value;
     let mut text = format!(
-        "teacher {:.2} %, {} parameters; student {:.2} %, {} parameters, {} multiply-accumulates; clean {:.2} %\n",
-        100.0 * report.teacher.accuracy,
+        "teacher {:.2} %, {} parameters; student {:.2} %, {} parameters, {} multiply-accumulates; clean {:.2} %, {} classes\n\
+         channel encoder {} parameters, {} multiply-accumulates; decoder {}, {}\n\
+         accuracy in %, in brackets the points that the limit is above it\n",
+        percent(report.teacher.accuracy),
         report.teacher.params,
-        100.0 * report.student.accuracy,
+        percent(report.student.accuracy),
         report.student.params,
         report.student.macs,
-        100.0 * report.clean
+        percent(report.clean),
+        report.classes,
+        report.encoder_params,
+        report.encoder_macs,
+        report.decoder_params,
+        report.decoder_macs,
     );
-    text += &format!("{:<9}{:>6} ", "channel", "dB");
-    rates.iter().for_each(|k| text += &format!("{:>16}", format!("k = {k}")));
-    for row in report.points.chunk_by(|a, b| a.channel == b.channel && a.snr_db == b.snr_db) {
-        text += &format!("\n{:<9}{:>6} ", row[0].channel.as_str(), row[0].snr_db);
+    text += &format!("{:<22}{:>6} ", "channel", "dB");
+    rates.iter().for_each(|k| text += &format!("{:>15}", format!("k = {k}")));
+    let same = |a: &Point, b: &Point| {
+        (a.channel, a.snr_db, a.k_factor_db, a.pilots) == (b.channel, b.snr_db, b.k_factor_db, b.pilots)
+    };
+    for row in report.points.chunk_by(same) {
+        text += &format!("\n{:<22}{:>6} ", row[0].channel_text(), row[0].snr_db);
         for point in row {
-            text += &format!("{:>16}", format!("{:.2} ({:.2})", 100.0 * point.accuracy, 100.0 * point.limit));
+            text += &format!("{:>15}", format!("{:.2} ({:.2})", percent(point.accuracy), percent(point.gap)));
+        }
+    }
+    for row in report.digital.chunk_by(|a, b| (a.channel, a.snr_db) == (b.channel, b.snr_db)) {
+        text += &format!("\n{:<22}{:>6} ", format!("{}, JPEG", row[0].channel), row[0].snr_db);
+        row.iter().for_each(|point| text += &format!("{:>15}", format!("{:.2}       ", percent(point.accuracy))));
+    }
+    if let Some(first) = report.mismatch.first() {
+        text += &format!(
+            "\n\nk = {}, accuracy in % by the SNR that the encoder is told\n{:<22}{:>6} ",
+            first.k, "channel", "dB"
+        );
+        let rows: Vec<&[Point]> =
+            report.mismatch.chunk_by(|a, b| (a.channel, a.snr_db) == (b.channel, b.snr_db)).collect();
+        for point in rows.first().copied().unwrap_or_default() {
+            text += &format!("{:>9}", point.told_snr_db.map_or("nothing".into(), |db| format!("{db} dB")));
+        }
+        for row in rows {
+            text += &format!("\n{:<22}{:>6} ", row[0].channel_text(), row[0].snr_db);
+            row.iter().for_each(|point| text += &format!("{:>9.2}", percent(point.accuracy)));
         }
     }
     text

@@ -2,14 +2,16 @@
 
 mod bundle;
 pub(crate) mod cache;
+mod digital;
 pub(crate) mod distill;
 mod evaluate;
-mod robust;
+pub(crate) mod robust;
 mod teacher;
 #[cfg(test)]
 mod tests;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -136,8 +138,9 @@ impl<'a> Context<'a> {
         Self { assets, ..self }
     }
 
-    /// Takes the trained teacher and what it said of the training images from another run's folder; stages teacher and cache then need not
-    /// run here. Stages check that both belong to this recipe.
+    /// Takes the trained teacher and what it said of the training images from another run's folder, and its student if it is the one that this
+    /// recipe would give; stages teacher and cache, and distill with such a student, then need not run here. Stages check that what they
+    /// read belongs to this recipe.
     ///
     /// # Errors
     /// A file cannot be copied.
@@ -147,9 +150,17 @@ impl<'a> Context<'a> {
             if to.exists() {
                 continue;
             }
-            // A link costs nothing; across file systems it has to be a copy.
-            if fs::hard_link(&from, &to).is_err() {
-                fs::copy(&from, &to).map_err(|source| Error::Io { path: from, source })?;
+            link(&from, &to)?;
+        }
+        let done = run.join(Self::record(Stage::Distill));
+        let same = json::read(&done).is_ok_and(|record: Record| record.inputs == self.inputs(Stage::Distill));
+        if same && !self.record_path(Stage::Distill).exists() {
+            let (search, distill) = (Self::record(Stage::Search), Self::record(Stage::Distill));
+            for file in [distill::FILE, distill::FEATURES_FILE, search::FILE, &search, &distill] {
+                // Nothing was searched for a student whose cells the recipe names, and features come with the first codec.
+                if run.join(file).exists() {
+                    link(&run.join(file), &self.dir.join(file))?;
+                }
             }
         }
         Ok(())
@@ -185,6 +196,9 @@ impl<'a> Context<'a> {
 
     /// The student's network.
     pub(crate) fn student(&self) -> Result<StudentConfig> {
+        if let Some(bundle) = &self.recipe.distill.from {
+            return Ok(distill::manifest(bundle)?.student);
+        }
         Ok(match &self.recipe.student {
             StudentSpec::Residual(config) => StudentConfig::Residual(config.clone()),
             StudentSpec::Cells(spec) => {
@@ -222,6 +236,7 @@ impl<'a> Context<'a> {
             stage: name,
             config,
             dir: &self.dir,
+            start: BTreeMap::new(),
             resume: self.resume,
             inputs: self.inputs(stage),
             seconds_before: &self.seconds_before,
@@ -237,7 +252,11 @@ impl<'a> Context<'a> {
     }
 
     fn record_path(&self, stage: Stage) -> PathBuf {
-        self.dir.join(format!("{}.done.json", stage.name()))
+        self.dir.join(Self::record(stage))
+    }
+
+    fn record(stage: Stage) -> String {
+        format!("{}.done.json", stage.name())
     }
 
     /// SHA-256 of those sections of the recipe that the stage's result follows from: its own and those of the stages before it.
@@ -322,4 +341,12 @@ impl<'a> Context<'a> {
         }
         Ok(())
     }
+}
+
+/// A link costs nothing; across file systems it has to be a copy.
+fn link(from: &Path, to: &Path) -> Result<()> {
+    if fs::hard_link(from, to).is_err() {
+        fs::copy(from, to).map_err(|source| Error::Io { path: from.to_owned(), source })?;
+    }
+    Ok(())
 }

@@ -9,7 +9,7 @@ use semlink_nn::{Params, checkpoint};
 use super::read::check_tensors;
 use super::{BundleError, Half, MANIFEST_FILE};
 use crate::manifest::{AccuracyPoint, BUNDLE_VERSION, Hashes, Manifest, Provenance, sha256};
-use crate::{CatConfig, EncoderNetwork, InputSpec, StudentConfig};
+use crate::{Calibration, CatConfig, EncoderNetwork, InputSpec, StudentConfig};
 
 /// A [`Manifest`] before its halves have been written: the same fields but version, id and hashes.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,8 @@ pub struct BundleDraft {
     pub clean_accuracy: Option<f64>,
     /// See [`Manifest::accuracy`].
     pub accuracy: Vec<AccuracyPoint>,
+    /// See [`Manifest::calibration`].
+    pub calibration: Calibration,
     /// See [`Manifest::provenance`].
     pub provenance: Provenance,
 }
@@ -61,6 +63,7 @@ pub fn write_bundle(
         snr_range_db: draft.snr_range_db,
         clean_accuracy: draft.clean_accuracy,
         accuracy: draft.accuracy,
+        calibration: draft.calibration,
         provenance: draft.provenance,
     };
     let manifest_path = dir.join(MANIFEST_FILE);

@@ -12,6 +12,9 @@ pub struct CatConfig {
     pub tokens: usize,
     /// Payload channel uses k that the codec can send, ascending.
     pub rates: Vec<usize>,
+    /// Codewords among which the encoder decides by itself, softly; 0: none. As many as there are classes let it send the class.
+    #[serde(default)]
+    pub codewords: usize,
     /// The edge half.
     pub encoder: BlocksConfig,
     /// The server half.
@@ -52,6 +55,9 @@ impl CatConfig {
                 "rates: the largest, {most}, must be at most 65536 and a multiple of {} tokens",
                 self.tokens
             ));
+        }
+        if self.codewords > 4096 {
+            faults.push(format!("codewords = {}, expected 0 to 4096", self.codewords));
         }
         for (name, half) in [("encoder", &self.encoder), ("decoder", &self.decoder)] {
             if !(1..=1024).contains(&half.width) {

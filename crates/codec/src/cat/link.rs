@@ -3,13 +3,19 @@
 //! Training and serving give the decoder the same numbers: [`through_channel`] applies to tensors, with a gradient, what the
 //! channel emulator and [`Estimates::receive`] apply to symbols.
 
+use std::borrow::Cow;
+
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use num_complex::Complex32;
-use semlink_channel::{ChannelState, FrameKey, equalize, noise};
+use rayon::prelude::*;
+use semlink_channel::{ChannelKind, ChannelState, FrameKey, equalize, noise, pilots, pilots::Estimator};
 
 use super::Condition;
 use super::slices::{each_sample, output, read, slice, tensor};
 use crate::{Error, Result};
+
+/// Frames below which a loop is not worth a second thread.
+const FRAMES_PER_TASK: usize = 16;
 
 /// Frames as the decoder reads them.
 #[derive(Debug, Clone)]
@@ -22,7 +28,29 @@ pub struct Estimates {
     pub conditions: Vec<Condition>,
 }
 
-/// A training frame: the channel that it goes through, and whether the receiver is told.
+/// Channel state information: what a receiver knows of the channel that a frame passed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Csi {
+    /// Fading and noise power, exactly.
+    Perfect(ChannelState),
+    /// Estimates from the frame's pilots.
+    Estimated(pilots::Estimate),
+    /// Nothing. The frame is taken to have passed no fading, and its noise power to be what its power exceeds 1 by.
+    None,
+}
+
+/// Where a receiver's channel state information comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CsiSource {
+    /// The channel emulator tells.
+    Perfect,
+    /// This many pilots precede the payload.
+    Pilots(usize),
+    /// There is none.
+    None,
+}
+
+/// A training frame: the channel that it goes through, and what the receiver is told.
 #[derive(Debug, Clone)]
 pub struct Passage {
     /// Fading and noise power; fading coefficients for `uses` symbols.
@@ -31,44 +59,32 @@ pub struct Passage {
     pub key: FrameKey,
     /// Channel uses of the frame.
     pub uses: usize,
-    /// Whether the receiver knows `state`.
-    pub csi: bool,
+    /// How the receiver comes to know of `state`.
+    pub csi: CsiSource,
 }
 
 impl Estimates {
-    /// Equalises received frames. A frame without channel state is taken to have passed no fading, and its noise power to be what its
-    /// power exceeds 1 by.
+    /// Equalises received frames.
     ///
     /// # Errors
     /// A frame longer than `max_uses`, or a state that does not fit its frame.
-    pub fn receive<'a>(
-        frames: impl ExactSizeIterator<Item = (&'a [Complex32], Option<&'a ChannelState>)>,
-        max_uses: usize,
-    ) -> Result<Self> {
+    pub fn receive<'a>(frames: &[(&'a [Complex32], &'a Csi)], max_uses: usize) -> Result<Self> {
         let n = frames.len();
         let mut symbols = vec![0.0; n * 2 * max_uses];
         let mut reliability = vec![0.0; n * max_uses];
-        let mut conditions = Vec::with_capacity(n);
-        let outputs = symbols.chunks_exact_mut(2 * max_uses).zip(reliability.chunks_exact_mut(max_uses));
-        for ((y, state), (symbols, reliability)) in frames.zip(outputs) {
+        let outputs = symbols.par_chunks_exact_mut(2 * max_uses).zip(reliability.par_chunks_exact_mut(max_uses));
+        let conditions = outputs.zip(frames).with_min_len(FRAMES_PER_TASK).map(|((symbols, reliability), (y, csi))| {
             if y.len() > max_uses {
                 return Err(Error::Size { what: "symbols of a frame", expected: max_uses, got: y.len() });
             }
-            let guessed;
-            let assumed = match state {
-                Some(state) => state,
-                None => {
-                    guessed = blind_state(y);
-                    &guessed
-                }
-            };
-            let equalized = equalize::mmse(y, assumed)?;
+            let equalized = equalize::mmse(y, &csi.assumed(y))?;
             for (out, symbol) in symbols.chunks_exact_mut(2).zip(&equalized.symbols) {
                 out.copy_from_slice(&[symbol.re, symbol.im]);
             }
             reliability.iter_mut().zip(&equalized.noise_var).for_each(|(out, error)| *out = 1.0 - error);
-            conditions.push(Condition::at_receiver(state, y.len()));
-        }
+            Ok(Condition::at_receiver(csi, y.len()))
+        });
+        let conditions = conditions.collect::<Result<_>>()?;
         Ok(Self {
             symbols: Tensor::from_vec(symbols, (n, 2 * max_uses), &Device::Cpu)?,
             reliability: Tensor::from_vec(reliability, (n, max_uses), &Device::Cpu)?,
@@ -77,14 +93,38 @@ impl Estimates {
     }
 }
 
-/// What a receiver without channel state assumes of a frame.
-fn blind_state(y: &[Complex32]) -> ChannelState {
-    let power = y.iter().map(|y| y.norm_sqr()).sum::<f32>() / y.len().max(1) as f32;
-    let kind = semlink_channel::ChannelKind::Awgn;
-    ChannelState { kind, h: vec![Complex32::ONE], coherence: 0, noise_var: (power - 1.0).clamp(0.01, 1e9) }
+impl Csi {
+    /// What a receiver learns of a simulated frame from this source; pilots are sent through the frame's own channel.
+    ///
+    /// # Errors
+    /// A number of pilots outside \[[`pilots::MIN`], [`pilots::MAX`]\].
+    pub fn observe(source: CsiSource, key: FrameKey, state: &ChannelState, received: &[Complex32]) -> Result<Self> {
+        Ok(match source {
+            CsiSource::Perfect => Self::Perfect(state.clone()),
+            CsiSource::None => Self::None,
+            CsiSource::Pilots(count) => {
+                let mut sounded = pilots::sequence(count);
+                pilots::apply(key, state, &mut sounded);
+                Self::Estimated(pilots::estimate(&sounded, received, Estimator::default())?)
+            }
+        })
+    }
+
+    /// What the equaliser assumes of a frame `y`.
+    fn assumed(&self, y: &[Complex32]) -> Cow<'_, ChannelState> {
+        match self {
+            Self::Perfect(state) => Cow::Borrowed(state),
+            Self::Estimated(estimate) => Cow::Owned(estimate.state()),
+            Self::None => {
+                let power = y.iter().map(|y| y.norm_sqr()).sum::<f32>() / y.len().max(1) as f32;
+                let noise_var = (power - 1.0).clamp(0.01, 1e9);
+                Cow::Owned(ChannelState { kind: ChannelKind::Awgn, h: vec![Complex32::ONE], coherence: 0, noise_var })
+            }
+        }
+    }
 }
 
-/// Sends frames x \[n, 2 K\] through their channels and equalises them, differentiably in x (the blind guess of the noise power and the
+/// Sends frames x \[n, 2 K\] through their channels and equalises them, differentiably in x (what the receiver estimates and the
 /// reliability are constants of the gradient).
 ///
 /// # Errors
@@ -103,41 +143,51 @@ pub fn through_channel(x: &Tensor, passages: &[Passage]) -> Result<Estimates> {
     let mut gain = vec![0.0; n * reals];
     let mut offset = vec![0.0; n * reals];
     let mut reliability = vec![0.0; n * max_uses];
-    let mut conditions = Vec::with_capacity(n);
-    read(Channel::NAME, &x, |x| {
-        for (i, passage) in passages.iter().enumerate() {
-            let Passage { state, key, uses, csi } = passage;
-            let mut noise = vec![Complex32::ZERO; *uses];
-            noise::fill(*key, state.noise_var, &mut noise);
-            let block = if state.coherence == 0 { (*uses).max(1) } else { state.coherence };
-            let h = |s: usize| state.h.get(s / block).copied().unwrap_or(Complex32::ONE);
-            let guessed = (!csi).then(|| {
-                let sent = x[i * reals..].chunks_exact(2).take(*uses).map(|x| Complex32::new(x[0], x[1]));
-                let y: Vec<Complex32> = sent.zip(&noise).enumerate().map(|(s, (x, n))| h(s) * x + n).collect();
-                blind_state(&y)
-            });
-            for (s, noise) in noise.iter().enumerate() {
-                let (assumed_h, noise_var) = match &guessed {
-                    Some(guess) => (Complex32::ONE, guess.noise_var),
-                    None => (h(s), state.noise_var),
-                };
-                let total = assumed_h.norm_sqr() + noise_var;
-                let tap = assumed_h.conj() / total;
-                let (g, o) = (tap * h(s), tap * noise);
-                let at = i * reals + 2 * s;
-                gain[at..at + 2].copy_from_slice(&[g.re, g.im]);
-                offset[at..at + 2].copy_from_slice(&[o.re, o.im]);
-                reliability[i * max_uses + s] = assumed_h.norm_sqr() / total;
-            }
-            conditions.push(Condition::at_receiver(csi.then_some(state), *uses));
-        }
-        Ok(())
+    let conditions = read(Channel::NAME, &x, |x| {
+        let outputs =
+            gain.par_chunks_mut(reals).zip(offset.par_chunks_mut(reals)).zip(reliability.par_chunks_mut(max_uses));
+        let frames = outputs.zip(x.par_chunks(reals)).zip(passages).with_min_len(FRAMES_PER_TASK);
+        frames
+            .map(|((((gain, offset), reliability), x), passage)| {
+                let Passage { state, key, uses, .. } = passage;
+                let mut noise = vec![Complex32::ZERO; *uses];
+                noise::fill(*key, state.noise_var, &mut noise);
+                let sent = x.chunks_exact(2).map(|x| Complex32::new(x[0], x[1]));
+                let received: Vec<Complex32> =
+                    sent.zip(&noise).enumerate().map(|(s, (x, n))| coefficient(state, s) * x + n).collect();
+                let csi = passage.known(&received).map_err(candle_core::Error::wrap)?;
+                let assumed = csi.assumed(&received);
+                let outputs = gain.chunks_exact_mut(2).zip(offset.chunks_exact_mut(2)).zip(reliability);
+                for (s, (noise, ((gain, offset), reliability))) in noise.iter().zip(outputs).enumerate() {
+                    let assumed_h = coefficient(&assumed, s);
+                    let total = assumed_h.norm_sqr() + assumed.noise_var;
+                    let tap = assumed_h.conj() / total;
+                    let (g, o) = (tap * coefficient(state, s), tap * noise);
+                    gain.copy_from_slice(&[g.re, g.im]);
+                    offset.copy_from_slice(&[o.re, o.im]);
+                    *reliability = assumed_h.norm_sqr() / total;
+                }
+                Ok(Condition::at_receiver(&csi, *uses))
+            })
+            .collect::<candle_core::Result<Vec<_>>>()
     })?;
     Ok(Estimates {
         symbols: x.apply_op1(Channel { reals, gain, offset })?,
         reliability: Tensor::from_vec(reliability, (n, max_uses), &Device::Cpu)?,
         conditions,
     })
+}
+
+impl Passage {
+    /// What the receiver knows after `received` symbols.
+    fn known(&self, received: &[Complex32]) -> Result<Csi> {
+        Csi::observe(self.csi, self.key, &self.state, received)
+    }
+}
+
+/// Fading of symbol `s`.
+fn coefficient(state: &ChannelState, s: usize) -> Complex32 {
+    state.h.get(s.checked_div(state.coherence).unwrap_or(0)).copied().unwrap_or(Complex32::ONE)
 }
 
 /// gain x + offset, complex, symbol by symbol.
@@ -222,7 +272,7 @@ mod tests {
     fn training_gives_the_decoder_the_numbers_of_serving() {
         let max_uses = 16;
         let sent: Vec<_> = [16, 8, 10].iter().enumerate().map(|(i, uses)| frame(*uses, i)).collect();
-        for csi in [true, false] {
+        for csi in [CsiSource::Perfect, CsiSource::Pilots(8), CsiSource::None] {
             let key = |i| FrameKey { seed: 1, link: 2, stream: 3, frame: i as u64 };
             let passages: Vec<_> = configs()
                 .iter()
@@ -237,14 +287,21 @@ mod tests {
                 .collect();
             let trained = through_channel(&interleaved(&sent, max_uses), &passages).unwrap();
             let mut received = sent.clone();
-            let states: Vec<_> =
-                configs().iter().zip(&mut received).enumerate().map(|(i, (c, x))| c.apply(key(i), x).state).collect();
-            let frames = received.iter().zip(&states).map(|(y, state)| (y.as_slice(), csi.then_some(state)));
-            let served = Estimates::receive(frames.collect::<Vec<_>>().into_iter(), max_uses).unwrap();
+            let known: Vec<Csi> = configs()
+                .iter()
+                .zip(&mut received)
+                .enumerate()
+                .map(|(i, (config, x))| {
+                    let state = config.apply(key(i), x).state;
+                    Csi::observe(csi, key(i), &state, x).unwrap()
+                })
+                .collect();
+            let frames: Vec<_> = received.iter().zip(&known).map(|(y, csi)| (y.as_slice(), csi)).collect();
+            let served = Estimates::receive(&frames, max_uses).unwrap();
             for (a, b) in [(&trained.symbols, &served.symbols), (&trained.reliability, &served.reliability)] {
                 let (a, b): (Vec<Vec<f32>>, Vec<Vec<f32>>) = (a.to_vec2().unwrap(), b.to_vec2().unwrap());
                 for (a, b) in a.concat().iter().zip(b.concat()) {
-                    assert!((a - b).abs() < 1e-5 * (1.0 + b.abs()), "csi {csi}: {a} in training, {b} in serving");
+                    assert!((a - b).abs() < 1e-5 * (1.0 + b.abs()), "{csi:?}: {a} in training, {b} in serving");
                 }
             }
             assert_eq!(trained.conditions, served.conditions);
@@ -260,7 +317,7 @@ mod tests {
             .enumerate()
             .map(|(i, config)| {
                 let key = FrameKey { seed: 5, link: 0, stream: 0, frame: i as u64 };
-                Passage { state: config.draw(key, 8), key, uses: 8, csi: true }
+                Passage { state: config.draw(key, 8), key, uses: 8, csi: CsiSource::Perfect }
             })
             .collect();
         let x = Var::from_tensor(&interleaved(&sent, 8)).unwrap();

@@ -7,10 +7,12 @@ mod decoder;
 mod encoder;
 mod frame;
 mod link;
+mod mlp;
 mod slices;
 
 pub use condition::Condition;
 pub use config::{BlocksConfig, CatConfig};
 pub use decoder::CatDecoder;
 pub use encoder::CatEncoder;
-pub use link::{Estimates, Passage, through_channel};
+pub use link::{Csi, CsiSource, Estimates, Passage, through_channel};
+pub use mlp::{MlpConfig, MlpDecoder, MlpEncoder};
