@@ -170,7 +170,7 @@ impl LossWeights {
 #[serde(deny_unknown_fields)]
 pub struct DistillConfig {
     /// A bundle whose trained student is taken as it is, cells included; only a classifier is trained for it here, and nothing is searched.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
     /// What the student minimises.
     pub loss: LossWeights,

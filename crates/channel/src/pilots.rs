@@ -118,12 +118,14 @@ fn noise_power(h: Complex32, sent: &[Complex32], pilots: &[Complex32], payload: 
     // E|h_ls|^2 = |h|^2 + N0/p
     let share = 1.0 - 1.0 / p;
     let excess = ((power - gain) / share).max(0.0);
-    let mut noise_var = left;
-    for _ in 0..3 {
+    // The variances need N0 themselves. Begun with degrees of freedom as weights: a small `left` of few pilots would else count for certain.
+    let mut noise_var = (left * (p - 1.0) + excess * k) / (p - 1.0 + k);
+    for _ in 0..4 {
         let fading = (gain - noise_var / p).max(0.0);
-        let of_left = noise_var * noise_var / (p - 1.0);
+        let square = noise_var * noise_var;
+        let of_left = square / (p - 1.0);
         let cross = 2.0 * fading * noise_var;
-        let of_excess = ((cross + noise_var * noise_var) / k + cross / p) / (share * share);
+        let of_excess = ((cross + square) / k + cross / p + square / (p * p)) / (share * share);
         noise_var = (left * of_excess + excess * of_left) / (of_left + of_excess).max(f64::MIN_POSITIVE);
     }
     noise_var as f32

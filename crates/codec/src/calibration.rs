@@ -4,10 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Condition;
 
-/// How logits of frames of one energy become probabilities: (1 - floor) softmax(z / temperature) + floor / classes.
+/// How logits of frames of one length and energy become probabilities: (1 - floor) softmax(z / temperature) + floor / classes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationPoint {
+    /// Channel uses of the frames.
+    pub k: usize,
     /// k |h|^2 / N0 as the receiver knows it, in dB.
     pub energy_db: f32,
     /// Logits are divided by it; above 1 lowers confidence.
@@ -16,16 +18,16 @@ pub struct CalibrationPoint {
     pub floor: f32,
 }
 
-/// Temperature scaling (Guo et al. 2017) with a floor, both depending on the channel: what makes a decoder too sure of itself at low SNR, the
+/// Temperature scaling (Guo et al. 2017) with a floor, both depending on the frame: what makes a decoder too sure of itself at low SNR, the
 /// noise, is not what does at high SNR, the student's training images. No decision changes.
 ///
-/// Points are ascending in energy; linear in between, constant beyond. Without points logits are taken as they are.
+/// Points are ascending in k and energy; linear in between energies, constant beyond. Without points of its k a frame's logits are taken as they are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Calibration(pub Vec<CalibrationPoint>);
 
 impl CalibrationPoint {
-    const NEUTRAL: Self = Self { energy_db: 0.0, temperature: 1.0, floor: 0.0 };
+    const NEUTRAL: Self = Self { k: 0, energy_db: 0.0, temperature: 1.0, floor: 0.0 };
 
     /// Probabilities of all classes; they sum to 1.
     pub fn probabilities(&self, logits: &[f32]) -> Vec<f32> {
@@ -50,8 +52,10 @@ impl Calibration {
                 "calibration[{at}]: expected a finite energy_db, a temperature in [0.01, 100] and a floor in [0, 1)"
             ));
         }
-        if self.0.windows(2).any(|pair| pair[0].energy_db >= pair[1].energy_db) {
-            faults.push("calibration: energy_db must ascend".to_owned());
+        let ordered =
+            |a: &CalibrationPoint, b: &CalibrationPoint| a.k < b.k || (a.k == b.k && a.energy_db < b.energy_db);
+        if !self.0.windows(2).all(|pair| ordered(&pair[0], &pair[1])) {
+            faults.push("calibration: k and energy_db must ascend".to_owned());
         }
         faults
     }
@@ -63,14 +67,18 @@ impl Calibration {
 
     /// What holds for a frame; without channel state information, what holds for the highest energy.
     pub fn at(&self, condition: &Condition) -> CalibrationPoint {
-        let Some(last) = self.0.last() else { return CalibrationPoint::NEUTRAL };
+        let from = self.0.partition_point(|point| point.k < condition.uses);
+        let to = self.0.partition_point(|point| point.k <= condition.uses);
+        let points = self.0.get(from..to).unwrap_or_default();
+        let Some(last) = points.last() else { return CalibrationPoint::NEUTRAL };
         let Some(energy_db) = Self::energy_db(condition) else { return *last };
-        let above = self.0.partition_point(|point| point.energy_db <= energy_db);
-        match (above.checked_sub(1).and_then(|i| self.0.get(i)), self.0.get(above)) {
+        let above = points.partition_point(|point| point.energy_db <= energy_db);
+        match (above.checked_sub(1).and_then(|i| points.get(i)), points.get(above)) {
             (Some(low), Some(high)) => {
                 let part = (energy_db - low.energy_db) / (high.energy_db - low.energy_db);
                 let between = |low: f32, high: f32| low + part * (high - low);
                 CalibrationPoint {
+                    k: condition.uses,
                     energy_db,
                     temperature: between(low.temperature, high.temperature),
                     floor: between(low.floor, high.floor),
@@ -91,7 +99,7 @@ mod tests {
     }
 
     fn point(energy_db: f32, temperature: f32, floor: f32) -> CalibrationPoint {
-        CalibrationPoint { energy_db, temperature, floor }
+        CalibrationPoint { k: 100, energy_db, temperature, floor }
     }
 
     #[test]
@@ -111,6 +119,8 @@ mod tests {
             assert!((found.floor - floor).abs() < 1e-6, "{frame_snr_db} dB: {found:?}");
         }
         assert_eq!(calibration.at(&condition(None)).temperature, 1.0);
+        let other = Condition { uses: 64, ..condition(Some(-40.0)) };
+        assert_eq!(calibration.at(&other), CalibrationPoint::NEUTRAL, "measured for another k");
         assert_eq!(Calibration::default().at(&condition(Some(0.0))), CalibrationPoint::NEUTRAL);
     }
 

@@ -1,5 +1,7 @@
 //! What the decoder's logits are worth, fitted on the validation split.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 use semlink_codec::{Calibration, CalibrationPoint};
 
@@ -10,42 +12,46 @@ const ENOUGH: usize = 1000;
 /// Floors to choose from.
 const FLOORS: [f32; 9] = [0.0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.11, 0.15];
 
-/// Logits of frames and the energy that they arrived with.
+/// Logits of frames, their length and the energy that they arrived with.
 #[derive(Default)]
 pub(crate) struct Sample {
-    /// Energy in dB, class, logits.
-    frames: Vec<(f32, u8, Vec<f32>)>,
+    frames: BTreeMap<usize, Vec<Frame>>,
 }
 
+/// Energy in dB, class, logits.
+type Frame = (f32, u8, Vec<f32>);
+
 impl Sample {
-    pub(crate) fn push(&mut self, energy_db: f32, label: u8, logits: Vec<f32>) {
-        self.frames.push((energy_db, label, logits));
+    pub(crate) fn push(&mut self, k: usize, energy_db: f32, label: u8, logits: Vec<f32>) {
+        self.frames.entry(k).or_default().push((energy_db, label, logits));
     }
 
-    /// Temperature and floor of least loss for each bin of energy; a bin of few frames joins the next.
+    /// Temperature and floor of least loss for each length and bin of energy; a bin of few frames joins the next.
     pub(crate) fn fit(mut self) -> Calibration {
-        self.frames.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut bins = Vec::new();
-        let mut rest = self.frames.as_slice();
-        while let Some((low, ..)) = rest.first() {
-            let end = rest.partition_point(|frame| frame.0 < low + BIN_DB).max(ENOUGH).min(rest.len());
-            // What would be too few is taken along.
-            let end = if rest.len() - end < ENOUGH { rest.len() } else { end };
-            let (bin, others) = rest.split_at(end);
-            bins.push(bin);
-            rest = others;
+        for (k, frames) in &mut self.frames {
+            frames.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let mut rest = frames.as_slice();
+            while let Some((low, ..)) = rest.first() {
+                let end = rest.partition_point(|frame| frame.0 < low + BIN_DB).max(ENOUGH).min(rest.len());
+                // What would be too few is taken along.
+                let end = if rest.len() - end < ENOUGH { rest.len() } else { end };
+                let (bin, others) = rest.split_at(end);
+                bins.push((*k, bin));
+                rest = others;
+            }
         }
-        let mut points: Vec<CalibrationPoint> = bins.par_iter().map(|bin| best(bin)).collect();
-        points.dedup_by(|next, before| next.energy_db <= before.energy_db);
+        let mut points: Vec<CalibrationPoint> = bins.par_iter().map(|(k, bin)| best(*k, bin)).collect();
+        points.dedup_by(|next, before| next.k == before.k && next.energy_db <= before.energy_db);
         Calibration(points)
     }
 }
 
 /// Golden-section search over ln T for each floor.
-fn best(frames: &[(f32, u8, Vec<f32>)]) -> CalibrationPoint {
+fn best(k: usize, frames: &[Frame]) -> CalibrationPoint {
     const RATIO: f32 = 0.618_034;
     let energy_db = frames.iter().map(|frame| frame.0).sum::<f32>() / frames.len() as f32;
-    let at = |ln: f32, floor: f32| CalibrationPoint { energy_db, temperature: ln.exp(), floor };
+    let at = |ln: f32, floor: f32| CalibrationPoint { k, energy_db, temperature: ln.exp(), floor };
     let loss =
         |point: CalibrationPoint| frames.iter().map(|(_, label, logits)| surprise(&point, logits, *label)).sum::<f64>();
     let fitted = FLOORS.iter().map(|floor| {
@@ -115,7 +121,7 @@ mod tests {
             for z in [0.5f64, 1.0, 2.0] {
                 let p = 1.0 / (1.0 + (-z / temperature).exp());
                 let zeros = (1000.0 * p).round() as usize;
-                (0..1000).for_each(|i| sample.push(energy_db, u8::from(i >= zeros), vec![z as f32, 0.0]));
+                (0..1000).for_each(|i| sample.push(8, energy_db, u8::from(i >= zeros), vec![z as f32, 0.0]));
             }
         }
         let Calibration(points) = sample.fit();

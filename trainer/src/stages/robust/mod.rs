@@ -302,7 +302,7 @@ fn calibrate(recipe: &Recipe, codec: &Codec, validation: &Frames) -> Result<Cali
                     let rows = heard.logits.to_vec2::<f32>()?;
                     for ((logits, label), condition) in rows.into_iter().zip(heard.labels).zip(&heard.conditions) {
                         if let Some(energy_db) = Calibration::energy_db(condition) {
-                            sample.push(energy_db, *label, logits);
+                            sample.push(uses, energy_db, *label, logits);
                         }
                     }
                     Ok(())
