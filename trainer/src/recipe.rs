@@ -425,7 +425,7 @@ mod tests {
         let bad = SHIPPED
             .replace("views = 6", "views = 0")
             .replace("unknown = 0.15", "unknown = 1.5")
-            .replace("snr_db = [-10.0, 20.0]", "snr_db = [-10.0, 200.0]")
+            .replace("snr_db = [-13.0, 20.0]", "snr_db = [-10.0, 200.0]")
             .replace("batch = 512", "batch = 0")
             .replace("{ channels = 256, blocks = 1, stride = 2 }", "{ channels = 256, blocks = 1, stride = 9 }");
         let faults = Recipe::parse(&bad).unwrap_err().join("\n");

@@ -29,6 +29,11 @@ impl Classifier {
         Ok(self.linear.forward(features)?)
     }
 
+    /// Weight \[classes, features\] and bias \[classes\].
+    pub fn weights(&self) -> (&Tensor, Option<&Tensor>) {
+        (self.linear.weight(), self.linear.bias())
+    }
+
     /// Parameters and multiply-accumulates.
     pub fn cost(features: usize, classes: usize) -> Cost {
         Cost::linear(features, classes)

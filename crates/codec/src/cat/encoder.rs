@@ -42,7 +42,8 @@ struct Codebook {
 impl Codebook {
     fn new(params: &Params, config: &CatConfig, features: usize) -> Result<Self> {
         let (count, width) = (config.codewords, config.encoder.width);
-        let free = Init::XavierUniform { fan_in: count, fan_out: width };
+        // Codewords that are drawn at random are nearly orthogonal, and as large as the tokens that they are added to.
+        let free = Init::Normal { std: 1.0 };
         Ok(Self {
             scores: Linear::new(&params.sub("scores"), features, count)?,
             sharpness: neutral(&params.sub("sharpness"), 1)?,

@@ -51,6 +51,11 @@ impl Codec {
         })
     }
 
+    /// Whether the codec has a codebook to begin with.
+    pub(crate) fn has_codebook(recipe: &Recipe) -> bool {
+        recipe.cat.codewords > 0 && recipe.robust.mlp.is_none() && !recipe.robust.uncoded
+    }
+
     /// Length of a frame's feature vector.
     fn features(recipe: &Recipe) -> usize {
         recipe.student.features() * recipe.robust.images_per_frame

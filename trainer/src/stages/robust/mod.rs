@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use semlink_channel::{ChannelConfig, ChannelKind, ChannelUses, RicianK, SnrDb, limit};
-use semlink_codec::{Calibration, Classifier, Passage, StudentNet, through_channel};
+use semlink_codec::{Calibration, Classifier, EncoderNetwork, Passage, StudentNet, through_channel};
 use semlink_nn::{Mode, Params, checkpoint, ops};
 use serde_json::json;
 
@@ -247,8 +247,12 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         None => (new_frames(Vec::new()), 1.0),
     };
     let grid = grid(recipe, clean, frames.classes())?;
-    if recipe.robust.joint.is_some() {
-        job.start.clone_from(&tensors);
+    match (&student, recipe.robust.joint) {
+        (_, Some(_)) => job.start.clone_from(&tensors),
+        (Some(student), None) if recipe.cat.codewords == frames.classes() && Codec::has_codebook(recipe) => {
+            job.start = decision(&student.classifier, recipe)?;
+        }
+        _ => {}
     }
     let mut trained = job.run(|params| {
         let codec = Codec::new(params, recipe)?;
@@ -279,6 +283,29 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         ("cat".to_owned(), json!(recipe.cat).to_string()),
     ]);
     Ok(checkpoint::save(&context.dir.join(CODEC_FILE), &trained, &about)?)
+}
+
+/// Scores of a codebook that begins as the student's decision: a codeword for each class. For frames of several images the scores of their
+/// classes add up; an encoder left to itself adds codewords of single images up instead, which lie closer together.
+fn decision(classifier: &Classifier, recipe: &Recipe) -> Result<BTreeMap<String, Tensor>> {
+    let (weight, bias) = classifier.weights();
+    let weight = weight.to_vec2::<f32>()?;
+    let bias = bias.map_or_else(|| Ok(vec![0.0; weight.len()]), |bias| bias.to_vec1::<f32>())?;
+    let (images, classes) = (recipe.robust.images_per_frame, recipe.classes());
+    let joint = classes.pow(images as u32);
+    let (mut rows, mut sums) = (Vec::new(), Vec::new());
+    for class in 0..joint {
+        let digits = (0..images).rev().map(|place| class / classes.pow(place as u32) % classes);
+        let digits: Vec<usize> = digits.collect();
+        rows.extend(digits.iter().flat_map(|digit| weight[*digit].iter().copied()));
+        sums.push(digits.iter().map(|digit| bias[*digit]).sum::<f32>());
+    }
+    let columns = rows.len() / joint;
+    let name = |tensor: &str| format!("{}.codebook.scores.{tensor}", EncoderNetwork::PREFIXES[1]);
+    Ok(BTreeMap::from([
+        (name("weight"), Tensor::from_vec(rows, (joint, columns), &Device::Cpu)?),
+        (name("bias"), Tensor::from_vec(sums, joint, &Device::Cpu)?),
+    ]))
 }
 
 /// Fits the temperatures over all lengths, kinds and SNRs that the codec was trained for.
