@@ -28,6 +28,14 @@ pub struct Config {
     #[arg(long, env = "SEMLINK_DECISION_LAG", value_name = "DECISIONS", default_value_t = Config::DECISION_LAG)]
     pub decision_lag: usize,
 
+    /// Most probable classes that each decision names, with their probabilities
+    #[arg(long, env = "SEMLINK_TOP", value_name = "N", default_value_t = 0)]
+    pub top: usize,
+
+    /// Confidence below which a decision is marked as unsure, 0 to 1
+    #[arg(long, env = "SEMLINK_MIN_CONFIDENCE", value_name = "P", default_value_t = 0.0)]
+    pub min_confidence: f32,
+
     /// How fading is estimated from pilots: mmse (least mean squared error, for fading of mean power 1) or ls (least squares)
     #[arg(long, env = "SEMLINK_ESTIMATOR", value_name = "mmse|ls", default_value_t = Estimator::default())]
     pub estimator: Estimator,
@@ -38,6 +46,7 @@ impl Config {
     const IN_FLIGHT: usize = 512;
     const MAX_BATCH: usize = 64;
     const DECISION_LAG: usize = 1024;
+    const MAX_TOP: usize = 1000;
 
     /// The default settings with this bundle.
     pub fn new(bundle: impl Into<PathBuf>) -> Config {
@@ -47,6 +56,8 @@ impl Config {
             in_flight: Config::IN_FLIGHT,
             max_batch: Config::MAX_BATCH,
             decision_lag: Config::DECISION_LAG,
+            top: 0,
+            min_confidence: 0.0,
             estimator: Estimator::default(),
         }
     }
@@ -63,6 +74,12 @@ impl Config {
             if !(1..=most).contains(&value) {
                 problems.add(flag, format!("{value}, expected 1 to {most}"));
             }
+        }
+        if self.top > Config::MAX_TOP {
+            problems.add("--top", format!("{}, expected at most {}", self.top, Config::MAX_TOP));
+        }
+        if !(0.0..=1.0).contains(&self.min_confidence) {
+            problems.add("--min-confidence", format!("{}, expected 0 to 1", self.min_confidence));
         }
     }
 }

@@ -27,7 +27,7 @@ pub use config::Config;
 use check::Checker;
 use decisions::{Broadcast, DecisionsService};
 use link::LinkService;
-use model::Model;
+use model::{Model, Telling};
 use semlink_service::batch::Limits;
 
 const NAME: &str = "semlink-receiver";
@@ -46,7 +46,8 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
     let shell = Shell::new(NAME);
     let checker = Checker::new(manifest.codec_id.clone(), manifest.rates().to_vec(), config.estimator);
     let batches = Limits { queue: config.queue, batch: config.max_batch };
-    let model = Model::spawn(half, batches)
+    let telling = Telling { top: config.top, min_confidence: config.min_confidence };
+    let model = Model::spawn(half, telling, batches)
         .map_err(|error| Error::Serve { service: NAME, message: format!("no thread for the decoder: {error}") })?;
     let events = Broadcast::new(config.decision_lag);
     let decisions = DecisionsService::new(events.clone(), shell.drain());

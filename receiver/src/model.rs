@@ -13,6 +13,15 @@ use semlink_service::batch::{Batcher, Limits};
 #[derive(Debug)]
 pub(crate) struct Model(Batcher<Received, Result<Decoded, Status>>);
 
+/// How much is told of a decision.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Telling {
+    /// Most probable classes to name.
+    pub(crate) top: usize,
+    /// Confidence below which a decision is unsure.
+    pub(crate) min_confidence: f32,
+}
+
 /// One decided frame.
 #[derive(Debug)]
 pub(crate) struct Decoded {
@@ -26,8 +35,8 @@ impl Model {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn spawn(half: DecoderHalf, limits: Limits) -> io::Result<Model> {
-        let work = move |frames: Vec<Received>| decode(&half, &frames);
+    pub(crate) fn spawn(half: DecoderHalf, telling: Telling, limits: Limits) -> io::Result<Model> {
+        let work = move |frames: Vec<Received>| decode(&half, telling, &frames);
         Batcher::spawn("decoder", limits, work).map(Model)
     }
 
@@ -55,35 +64,52 @@ pub(crate) fn probe(half: &DecoderHalf) -> Result<(), Status> {
             noise_var: 0.1,
         }),
     };
-    decode(half, &[frame]).into_iter().next().unwrap_or_else(|| Err(Status::internal("no decision"))).map(drop)
+    decode(half, Telling::default(), &[frame])
+        .into_iter()
+        .next()
+        .unwrap_or_else(|| Err(Status::internal("no decision")))
+        .map(drop)
 }
 
-fn decode(half: &DecoderHalf, frames: &[Received]) -> Vec<Result<Decoded, Status>> {
+fn decode(half: &DecoderHalf, telling: Telling, frames: &[Received]) -> Vec<Result<Decoded, Status>> {
     let start = Instant::now();
     match half.decode(frames) {
         Ok(decisions) => {
             let decode_us = start.elapsed().as_micros() as u64;
             decisions
                 .into_iter()
-                .map(|decision| label(half, decision).map(|decision| Decoded { decision, decode_us }))
+                .map(|decision| tell(half, telling, &decision).map(|decision| Decoded { decision, decode_us }))
                 .collect()
         }
         // One frame that the decoder refuses must not cost its neighbours.
         Err(_) if frames.len() > 1 => {
-            frames.iter().flat_map(|frame| decode(half, std::slice::from_ref(frame))).collect()
+            frames.iter().flat_map(|frame| decode(half, telling, std::slice::from_ref(frame))).collect()
         }
         Err(error) => vec![Err(Status::internal(format!("decoder: {error}")))],
     }
 }
 
-fn label(half: &DecoderHalf, decision: Decision) -> Result<v1::Decision, Status> {
-    if !decision.confidence.is_finite() {
+fn tell(half: &DecoderHalf, telling: Telling, decision: &Decision) -> Result<v1::Decision, Status> {
+    let Decision { index, confidence, probabilities } = decision;
+    if !confidence.is_finite() {
         return Err(Status::internal("decoder: the probabilities are not finite"));
     }
-    let label = half
-        .manifest()
-        .labels
-        .get(decision.index)
-        .ok_or_else(|| Status::internal("decoder: a class without a label"))?;
-    Ok(v1::Decision { index: decision.index as u32, label: label.clone(), confidence: decision.confidence })
+    let label = |index: usize| {
+        let label = half.manifest().labels.get(index).cloned();
+        label.ok_or_else(|| Status::internal("decoder: a class without a label"))
+    };
+    let mut order: Vec<(usize, f32)> = probabilities.iter().copied().enumerate().collect();
+    // Stable, so that of equal probabilities the first class leads, as it does in the decision.
+    order.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let top = order
+        .into_iter()
+        .take(telling.top)
+        .map(|(index, probability)| Ok(v1::Candidate { index: index as u32, label: label(index)?, probability }));
+    Ok(v1::Decision {
+        index: *index as u32,
+        label: label(*index)?,
+        confidence: *confidence,
+        top: top.collect::<Result<_, Status>>()?,
+        unsure: *confidence < telling.min_confidence,
+    })
 }

@@ -72,6 +72,24 @@ async fn a_report_says_what_the_link_did() {
 }
 
 #[tokio::test]
+async fn the_likeliest_classes_are_named_and_a_guess_is_marked() {
+    let decide = async |min_confidence: f32| {
+        let receiver =
+            Receiver::start_with(3, |config| (config.top, config.min_confidence) = (3, min_confidence)).await;
+        let reports = receiver.transmit(vec![frame(&receiver.manifest.codec_id, 1, &received(1, 64))]).await;
+        reports[0].decision.clone().expect("a decision")
+    };
+    let sure = decide(0.0).await;
+    let probabilities: Vec<f32> = sure.top.iter().map(|candidate| candidate.probability).collect();
+    assert_eq!(probabilities.len(), 3);
+    assert!(probabilities.windows(2).all(|pair| pair[0] >= pair[1]), "{probabilities:?}");
+    assert_eq!((sure.top[0].index, &sure.top[0].label, probabilities[0]), (sure.index, &sure.label, sure.confidence));
+    assert!(!sure.unsure);
+    let guess = decide(1.0).await;
+    assert!(guess.unsure && guess.index == sure.index, "{guess:?}");
+}
+
+#[tokio::test]
 async fn without_channel_state_the_pilots_tell() {
     let receiver = Receiver::start(3).await;
     let received = received(1, 256);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use semlink_proto::v1::transmitter_client::TransmitterClient;
-use semlink_proto::v1::{ClassifyRequest, ClassifyResponse};
+use semlink_proto::v1::{self, ClassifyRequest, ClassifyResponse};
 use semlink_service::peer::NextHop;
 use serde_json::json;
 use tonic::Code;
@@ -73,8 +73,9 @@ fn line(path: &Path, answer: &ClassifyResponse) -> String {
     let decision = answer.decision.clone().unwrap_or_default();
     let link = answer.link.unwrap_or_default();
     let snr = link.snr_db_estimated.map_or_else(String::new, |db| format!(", {db:.1} dB"));
+    let unsure = if decision.unsure { "unsure, perhaps " } else { "" };
     format!(
-        "{}: {} ({:.1} %), k = {}{snr}, {:.1} ms",
+        "{}: {unsure}{} ({:.1} %), k = {}{snr}, {:.1} ms",
         path.display(),
         decision.label,
         100.0 * decision.confidence,
@@ -86,11 +87,15 @@ fn line(path: &Path, answer: &ClassifyResponse) -> String {
 fn object(path: &Path, answer: &ClassifyResponse) -> serde_json::Value {
     let decision = answer.decision.clone().unwrap_or_default();
     let link = answer.link.unwrap_or_default();
+    let candidate = |c: &v1::Candidate| json!({"index": c.index, "label": c.label, "probability": c.probability});
+    let top: Vec<_> = decision.top.iter().map(candidate).collect();
     json!({
         "image": path.display().to_string(),
         "index": decision.index,
         "label": decision.label,
         "confidence": decision.confidence,
+        "unsure": decision.unsure,
+        "top": top,
         "k": link.uses,
         "pilots": link.pilots,
         "bandwidth_ratio": link.bandwidth_ratio,

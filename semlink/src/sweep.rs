@@ -230,7 +230,7 @@ mod tests {
     fn a_point_counts_by_index_and_label_and_averages_the_reported_snr() {
         let image = |class| Labelled { name: "x.png".into(), file: Vec::new().into(), class };
         let answer = |snr_db_estimated, uses| ClassifyResponse {
-            decision: Some(v1::Decision { index: 2, label: "coat".into(), confidence: 0.5 }),
+            decision: Some(v1::Decision { index: 2, label: "coat".into(), confidence: 0.5, ..Default::default() }),
             link: Some(v1::LinkInfo {
                 uses,
                 pilots: 4,

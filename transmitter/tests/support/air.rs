@@ -45,7 +45,10 @@ impl Air {
 impl Arrived {
     /// Answers with a decision.
     pub(crate) fn decide(self, index: u32) {
-        self.report(|report| report.decision = Some(v1::Decision { index, label: index.to_string(), confidence: 1.0 }));
+        self.report(|report| {
+            report.decision =
+                Some(v1::Decision { index, label: index.to_string(), confidence: 1.0, ..Default::default() })
+        });
     }
 
     /// Answers with a report that `fill` completes.
