@@ -15,7 +15,7 @@ use semlink_trainer::{Context, Stage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::measure::row;
+use crate::measure::{row, swept};
 use crate::results::{Row, record, root};
 
 /// A codec: its name, its recipe in recipes/, and what it is in the picture.
@@ -338,6 +338,25 @@ fn rows(arms: &[Arm]) -> Result<Vec<Row>> {
         rows.push(row);
     }
     Ok(rows)
+}
+
+/// Live: three services, the transmitter choosing the rate.
+pub(crate) fn rate() -> Result<()> {
+    let (points, _) = swept(&["--channel", "awgn,rayleigh", "--rate", "auto"])?;
+    let mut rows = Vec::new();
+    for channel in ["awgn", "rayleigh"] {
+        let of: Vec<&Value> = points.iter().filter(|p| p["channel"] == channel).collect();
+        let at = of.iter().find(|p| p["snr_db"] == 10.0).context("sweep.json lacks 10 dB")?;
+        let k = |p: &Value| p["k"].as_f64().unwrap_or(f64::NAN);
+        let what = format!("rate auto, target 0.98, {channel} 10 dB: channel uses saved against k = 256");
+        let mut row = row(&what, 100.0 * (1.0 - k(at) / 256.0), "%", "higher", json!(80), json!(95), "rate");
+        let each = of.iter().map(|p| {
+            format!("{} dB: k = {:.0}, {:.1} %", p["snr_db"], k(p), 100.0 * p["accuracy"].as_f64().unwrap_or(f64::NAN))
+        });
+        row.note = format!("1,000 images each: {}", each.collect::<Vec<_>>().join("; "));
+        rows.push(row);
+    }
+    record("cat", rows)
 }
 
 fn each(found: &[(f64, Small)]) -> String {

@@ -1,6 +1,6 @@
 //! `semlink-bench`: measures what the project claims beside its peers and renders the results.
 //!
-//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|cat|render`. The peers need Python with the packages of
+//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|cat|rate|render`. The peers need Python with the packages of
 //! `bench/peers/requirements.txt`: `--python PATH` or `SEMLINK_BENCH_PYTHON`.
 
 mod cat;
@@ -62,6 +62,8 @@ enum Command {
         #[arg(long)]
         only: Option<String>,
     },
+    /// `semlink demo --rate auto` on the shipped bundle: channel uses that the rate control saves.
+    Rate,
     /// Renders bench/results into docs/RESULTS.md.
     Render,
 }
@@ -75,6 +77,7 @@ fn main() -> Result<()> {
         Command::Evaluate { run } => measure::evaluate(&run),
         Command::Search { run, only } => search::run(&run, only.as_deref()),
         Command::Cat { run, only } => cat::run(&run, only.as_deref()),
+        Command::Rate => cat::rate(),
         Command::Supernet => measure::supernet(&cli.python),
         Command::Render => render::render(),
     }

@@ -259,18 +259,26 @@ pub(crate) fn encoder(python: &Path) -> Result<()> {
     record(TOPIC, vec![row])
 }
 
-pub(crate) fn demo() -> Result<()> {
+/// Runs `semlink demo` with 1,000 images a point from -10 to 20 dB and more arguments: the points of its `sweep.json`, and what it took.
+pub(crate) fn swept(more: &[&str]) -> Result<(Vec<Value>, f64)> {
     let out = std::env::temp_dir().join(format!("semlink-bench-{}", std::process::id()));
     let binary = root().join("target/release/semlink");
     ensure!(binary.exists(), "{} is not built: cargo build --release -p semlink", binary.display());
-    let arguments = ["demo", "--images", "1000", "--snr", "-10:20:5", "--channel", "awgn", "--out"];
+    let arguments = ["demo", "--images", "1000", "--snr", "-10:20:5", "--out"];
     let start = Instant::now();
-    let status = Command::new(&binary).args(arguments).arg(&out).status()?;
+    let status = Command::new(&binary).args(arguments).arg(&out).args(more).status()?;
     let seconds = start.elapsed().as_secs_f64();
     ensure!(status.success(), "semlink demo failed");
-    let sweep: Value = serde_json::from_str(&fs::read_to_string(out.join("sweep.json"))?)?;
+    let mut sweep: Value = serde_json::from_str(&fs::read_to_string(out.join("sweep.json"))?)?;
     fs::remove_dir_all(&out).ok();
-    let points = sweep["points"].as_array().context("sweep.json has no points")?;
+    match sweep["points"].take() {
+        Value::Array(points) => Ok((points, seconds)),
+        _ => anyhow::bail!("sweep.json has no points"),
+    }
+}
+
+pub(crate) fn demo() -> Result<()> {
+    let (points, seconds) = swept(&["--channel", "awgn"])?;
     let rates: Vec<f64> = points.iter().filter_map(|p| p["images_per_second"].as_f64()).collect();
     ensure!(!rates.is_empty(), "sweep.json has no rates");
     let mut time =

@@ -168,11 +168,12 @@ async fn auto_follows_the_reported_channel() {
         (None, 256),
         (Some((20.0, ChannelKind::Awgn)), 256),
         (Some((-10.0, ChannelKind::Awgn)), 8),
-        // Beyond what an SNR may be: as good as it gets.
+        // One report of a high SNR, even one that cannot be, does not shorten frames, nor does what is no number.
         (Some((300.0, ChannelKind::Awgn)), 64),
-        (Some((f32::NAN, ChannelKind::Awgn)), 8),
-        (Some((20.0, ChannelKind::Unspecified)), 8),
-        (Some((20.0, ChannelKind::Rayleigh)), 256),
+        (Some((f32::NAN, ChannelKind::Awgn)), 64),
+        // Another kind, or none, starts afresh.
+        (Some((20.0, ChannelKind::Unspecified)), 64),
+        (Some((20.0, ChannelKind::Rayleigh)), 8),
         (None, 256),
     ];
     for (step, (reported, expected)) in steps.into_iter().enumerate() {

@@ -174,9 +174,11 @@ fn multiply_accumulates_of_the_transformer_by_hand() {
     use semlink_codec::{CatDecoder, CatEncoder};
     let cat = testing::draft().cat;
     // Conditions: 8 numbers and 6 rates to 32 to 32. Encoder: 16 features to 8 tokens of 8; one block; 64 reals per token.
+    // Codebook: scores of 10 codewords of 64, sharpness, two shares of 8.
     let condition = 14 * 32 + 32 * 32;
     let block = |d: u64| 8 * (3 * d * d + d * d + 2 * d * 2 * d) + 2 * 8 * 8 * d + 32 * 6 * d;
-    let encoder = condition + 16 * 64 + block(8) + 32 * 16 + 8 * 8 * 64;
+    let codebook = 16 * 10 + 10 * 64 + 32 + 2 * 32 * 8;
+    let encoder = condition + 16 * 64 + codebook + block(8) + 32 * 16 + 8 * 8 * 64;
     assert_eq!(CatEncoder::cost(&cat, 16).macs, encoder);
     // Decoder: 96 numbers per token to 16; one block; 128 to 32 to 16.
     let decoder = condition + 8 * 96 * 16 + 32 * 32 + block(16) + 128 * 32 + 32 * 16;

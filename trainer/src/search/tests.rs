@@ -188,7 +188,6 @@ fn gradients_of_the_mixed_network_are_those_of_finite_differences() {
         let grad = grads.get(&var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let start = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let scale = grad.iter().map(|g| f64::from(g.abs())).fold(0.0, f64::max);
-        let step = 2e-3f32;
         let mut worst = 0f64;
         let mut checked = 0;
         for i in (0..start.len()).step_by(start.len().div_ceil(24)) {
@@ -198,12 +197,12 @@ fn gradients_of_the_mixed_network_are_those_of_finite_differences() {
                 var.set(&Tensor::from_vec(values, var.dims(), &Device::Cpu).unwrap()).unwrap();
                 scalar(&loss())
             };
-            let difference = (at(step) - at(-step)) / f64::from(2.0 * step);
-            worst = worst.max((difference - f64::from(grad[i])).abs());
+            // Two steps: the longer one may cross a kink of a ReLU or a pool, the shorter one drowns sooner in f32.
+            let off = |step: f32| ((at(step) - at(-step)) / f64::from(2.0 * step) - f64::from(grad[i])).abs();
+            worst = worst.max(off(2e-3).min(off(5e-4)));
             checked += 1;
         }
         var.set(&Tensor::from_vec(start, var.dims(), &Device::Cpu).unwrap()).unwrap();
-        // f32, and kinks of ReLU and pooling that a step may cross.
         assert!(worst < 0.05 * scale + 1e-3, "{name}: {worst} of {scale}, {checked} entries");
         assert!(scale > 1e-4, "{name} has no gradient");
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use candle_core::Device;
 use semlink_codec::cells::{CellKind, Edge, Genotype, Operation};
-use semlink_codec::{EncoderHalf, ResidualConfig, StageConfig};
+use semlink_codec::{EncoderHalf, MlpConfig, ResidualConfig, StageConfig};
 use semlink_nn::checkpoint;
 
 use super::{Context, Stage};
@@ -33,7 +33,10 @@ fn write_images(dir: &Path, which: &str, n: usize) {
 
 /// The shipped recipe with networks as small as they get and two or three short epochs for each stage.
 fn small_recipe() -> Recipe {
-    let mut recipe = Recipe::parse(include_str!("../../../recipes/fashion-mnist.toml")).unwrap();
+    shrunk(Recipe::parse(include_str!("../../../recipes/fashion-mnist.toml")).unwrap())
+}
+
+fn shrunk(mut recipe: Recipe) -> Recipe {
     let network =
         ResidualConfig { stem: 4, stages: vec![StageConfig { channels: 8, blocks: 1, stride: 2 }], features: 16 };
     recipe.teacher.network = network;
@@ -50,13 +53,16 @@ fn small_recipe() -> Recipe {
     let trials = search.trials.as_mut().unwrap();
     (trials.candidates, trials.fit.epochs, trials.fit.batch, trials.fit.lr) = (3, 4, 16, 0.01);
     recipe.cache.views = 2;
-    recipe.cat.rates = vec![8, 16];
+    recipe.cat.rates = if recipe.cat.rates.len() == 1 { vec![16] } else { vec![8, 16] };
     (recipe.cat.encoder.width, recipe.cat.decoder.width) = (8, 16);
     (recipe.cat.encoder.blocks, recipe.cat.decoder.blocks) = (1, 1);
     for fit in [&mut recipe.teacher.fit, &mut recipe.distill.fit, &mut recipe.robust.fit] {
         (fit.epochs, fit.batch, fit.lr) = (2, 32, 0.01);
     }
     recipe.evaluate.snr_db = vec![0.0, 20.0];
+    recipe.evaluate.fading_draws = 2;
+    recipe.evaluate.mismatch_uses = Some(16);
+    recipe.robust.mlp.iter_mut().for_each(|mlp| *mlp = MlpConfig { encoder: 8, decoder: 16 });
     recipe
 }
 
@@ -86,9 +92,43 @@ fn every_stage_of_the_shipped_recipe_runs_from_images_to_a_bundle() {
     assert_eq!(half.manifest().rates(), [8, 16]);
     let report: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(out.path().join("report.json")).unwrap()).unwrap();
-    // Three channels, two SNRs, two rates.
-    assert_eq!(report["points"].as_array().unwrap().len(), 12);
-    assert!(report["points"][0]["limit"].is_number());
+    // AWGN, Rayleigh and Rician of three K, then AWGN and Rayleigh with pilots; two SNRs, two rates.
+    assert_eq!(report["points"].as_array().unwrap().len(), 28);
+    let point = &report["points"][0];
+    assert!(point["limit"].is_number() && point["gap"].is_number() && point["calibration_error"].is_number());
+    // Two channels, four true SNRs, each of them assumed, or none.
+    assert_eq!(report["mismatch"].as_array().unwrap().len(), 40);
+    assert!(!half.manifest().calibration.0.is_empty());
+}
+
+#[test]
+fn every_codec_of_the_comparison_trains_and_is_judged() {
+    let (data, base) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_images(data.path(), "train", 200);
+    write_images(data.path(), "t10k", 60);
+    let recipe = small_recipe();
+    for stage in [Stage::Teacher, Stage::Cache, Stage::Search, Stage::Distill] {
+        let context = Context::new(&recipe, Some(data.path()), Some(base.path())).unwrap();
+        context.run(Some(stage)).unwrap();
+    }
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("recipes");
+    let mut files: Vec<_> = fs::read_dir(recipes.join("cat")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.push(recipes.join("fashion-pairs.toml"));
+    assert!(files.len() >= 12, "{files:?}");
+    for file in files {
+        let name = file.display().to_string();
+        let recipe = shrunk(Recipe::read(&file, &[]).unwrap());
+        let out = tempfile::tempdir().unwrap();
+        let run = Context::new(&recipe, Some(data.path()), Some(out.path())).unwrap();
+        run.take_from(base.path()).unwrap();
+        for stage in [Stage::Robust, Stage::Evaluate] {
+            run.run(Some(stage)).unwrap_or_else(|e| panic!("{name}: {}: {e}", stage.name()));
+        }
+        let report = crate::report::Report::read(&out.path().join("report.json")).unwrap();
+        let sound = |p: &crate::report::Point| p.limit > 0.0 && p.limit <= 1.0 && p.gap == p.limit - p.accuracy;
+        assert!(!report.points.is_empty() && report.points.iter().all(sound), "{name}");
+        assert_eq!(report.classes, recipe.classes().pow(recipe.robust.images_per_frame as u32), "{name}");
+    }
 }
 
 #[test]

@@ -35,10 +35,10 @@ pub(super) fn draw(config: &RobustConfig, rates: &[usize], epoch: usize, index: 
     };
     let uses = rates[rng.random_range(0..rates.len())];
     let mut csi = source(config, rng.random(), &mut rng);
-    if channel.kind == ChannelKind::Awgn {
-    } else if csi == CsiSource::None {
+    let fades = channel.kind != ChannelKind::Awgn;
+    if fades && csi == CsiSource::None {
         csi = CsiSource::Perfect;
-    } else if csi == CsiSource::Perfect && rng.random::<f64>() < config.several_blocks {
+    } else if fades && csi == CsiSource::Perfect && rng.random::<f64>() < config.several_blocks {
         channel.coherence = (uses / [2, 4, 8][rng.random_range(0..3)]).max(1);
     }
     let (snr_db, kind) = told(&config.told, &channel, rng.random(), &mut rng);

@@ -24,7 +24,7 @@ pub(crate) struct Codec {
 }
 
 enum Halves {
-    Cat(CatEncoder, CatDecoder),
+    Cat(Box<(CatEncoder, CatDecoder)>),
     Mlp(MlpEncoder, MlpDecoder),
     Uncoded(Uncoded),
 }
@@ -36,7 +36,10 @@ impl Codec {
         let (robust, cat, features) = (&recipe.robust, &recipe.cat, Self::features(recipe));
         let halves = match &robust.mlp {
             None if robust.uncoded => Halves::Uncoded(Uncoded::new(&encoder, features, cat.max_uses())?),
-            None => Halves::Cat(CatEncoder::new(&encoder, cat, features)?, CatDecoder::new(&decoder, cat, features)?),
+            None => {
+                let both = (CatEncoder::new(&encoder, cat, features)?, CatDecoder::new(&decoder, cat, features)?);
+                Halves::Cat(Box::new(both))
+            }
             Some(mlp) => Halves::Mlp(
                 MlpEncoder::new(&encoder, mlp, &cat.rates, features)?,
                 MlpDecoder::new(&decoder, mlp, &cat.rates, features)?,
@@ -92,7 +95,7 @@ impl Codec {
     pub(crate) fn encode(&self, features: &Tensor, conditions: &[Condition]) -> Result<Tensor> {
         let conditions: Vec<Condition> = conditions.iter().map(|c| self.told(c)).collect();
         Ok(match &self.halves {
-            Halves::Cat(encoder, _) => encoder.forward(features, &conditions)?,
+            Halves::Cat(both) => both.0.forward(features, &conditions)?,
             Halves::Mlp(encoder, _) => encoder.forward(features, &conditions)?,
             Halves::Uncoded(uncoded) => uncoded.encode(features, &conditions)?,
         })
@@ -102,7 +105,7 @@ impl Codec {
     pub(crate) fn decode(&self, mut received: Estimates) -> Result<(Tensor, Tensor)> {
         received.conditions.iter_mut().for_each(|c| *c = self.told(c));
         let features = match &self.halves {
-            Halves::Cat(_, decoder) => decoder.forward(&received)?,
+            Halves::Cat(both) => both.1.forward(&received)?,
             Halves::Mlp(_, decoder) => decoder.forward(&received)?,
             Halves::Uncoded(uncoded) => uncoded.decode(&received)?,
         };
