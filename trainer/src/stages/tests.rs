@@ -125,7 +125,8 @@ fn every_codec_of_the_comparison_trains_and_is_judged() {
             run.run(Some(stage)).unwrap_or_else(|e| panic!("{name}: {}: {e}", stage.name()));
         }
         let report = crate::report::Report::read(&out.path().join("report.json")).unwrap();
-        let sound = |p: &crate::report::Point| p.limit > 0.0 && p.limit <= 1.0 && p.gap == p.limit - p.accuracy;
+        let sound =
+            |p: &crate::report::Point| (0.0..=1.0).contains(&p.limit) && (p.gap - (p.limit - p.accuracy)).abs() < 1e-9;
         assert!(!report.points.is_empty() && report.points.iter().all(sound), "{name}");
         assert_eq!(report.classes, recipe.classes().pow(recipe.robust.images_per_frame as u32), "{name}");
     }
