@@ -418,7 +418,8 @@ fn tables(arms: &[Arm]) -> Result<()> {
     writeln!(page, "| codec | clean |{columns}\n|---|---|{}", "---|".repeat(2 * snrs.len()))?;
     let line =
         |page: &mut String, what: &str, clean: f64, at: &dyn Fn(ChannelKind, f32) -> Option<f64>| -> Result<()> {
-            write!(page, "| {what} | {:.2} |", 100.0 * clean)?;
+            let clean = if clean.is_nan() { "-".to_owned() } else { format!("{:.2}", 100.0 * clean) };
+            write!(page, "| {what} | {clean} |")?;
             for kind in [ChannelKind::Awgn, ChannelKind::Rayleigh] {
                 for db in snrs {
                     let value = at(kind, db).map_or("-".into(), |v| format!("{:.2}", 100.0 * v));
