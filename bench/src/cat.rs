@@ -368,7 +368,7 @@ fn tables(arms: &[Arm]) -> Result<()> {
     let mut page = String::from(
         "# Accuracy against SNR, for every k\n\nWritten by `cargo run --release -p semlink-bench -- cat` from \
          `bench/results/cat-arms.json`, which has the intervals. Accuracy in %, in brackets the points that the limit lies above it; \
-         Fashion-MNIST test split, 10,000 images, each sent over ten draws of a fading channel.\n",
+         Fashion-MNIST test split, 10,000 images, each sent over ten draws of a fading channel (ablations, and baselines but the MLP codec: two).\n",
     );
     for (name, heading) in
         [("cat", "CAT, 10 classes"), ("pairs", "Two images to a frame, 100 joint classes"), ("mlp", "The MLP codec")]
