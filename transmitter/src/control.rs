@@ -258,45 +258,4 @@ mod tests {
         control.report(now, condition(3.0, Some(ChannelKind::Awgn)));
         assert_eq!(control.choice(now), Choice { told: None, uses: uses(8) });
     }
-
-    #[test]
-    fn zz_probe() {
-        let half = semlink_codec::EncoderHalf::open(std::path::Path::new("../assets/fashion-mnist")).expect("bundle");
-        let table = Arc::new(RateTable::of(half.manifest()));
-        for jitter in [0.0f32, 0.5] {
-            for target in [0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 1.0] {
-                for kind in [Some(ChannelKind::Awgn), Some(ChannelKind::Rayleigh), Some(ChannelKind::Rician), None] {
-                    let (mut worst, mut at, mut bad) = (0, 0.0, 0);
-                    for step in -150..250i32 {
-                        let snr = step as f32 * 0.1;
-                        let c = Control::new(Rate::Auto, target, Arc::clone(&table), MAX_AGE);
-                        let now = Instant::now();
-                        let mut changes = 0;
-                        let mut last = 0;
-                        for i in 0..1500u32 {
-                            let j = ((i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32 - 0.5) * 2.0 * jitter;
-                            c.report(now, condition(snr + j, kind));
-                            let k = c.choice(now).uses.get();
-                            if i > 0 && k != last { changes += 1; }
-                            last = k;
-                        }
-                        if changes > 2 { bad += 1; }
-                        if changes > worst { worst = changes; at = snr; }
-                    }
-                    println!("jitter {jitter} target {target} {kind:?}: worst {worst} at {at:.1} dB, {bad} SNRs with more than 2");
-                }
-            }
-        }
-        for target in [0.98] {
-            for kind in ChannelKind::ALL {
-                let ks: Vec<_> = [-10.0f32, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0].into_iter().map(|snr_db| {
-                    let now = Instant::now();
-                    let c = Control::new(Rate::Auto, target, Arc::clone(&table), MAX_AGE);
-                    for _ in 0..64 { c.report(now, condition(snr_db, Some(kind))); }
-                    (snr_db, c.choice(now).uses.get())
-                }).collect();
-                println!("{kind} {ks:?}");
-            }
-        }
-    }
 }
