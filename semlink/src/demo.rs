@@ -42,7 +42,7 @@ pub(crate) struct DemoArgs {
     pilots: Option<usize>,
 
     /// With --rate auto: accuracy that a frame should have, as a fraction of the accuracy without a channel
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.98)]
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.98, allow_negative_numbers = true)]
     target: f64,
 
     /// Folder for sweep.json, sweep.csv and sweep.svg
@@ -104,7 +104,7 @@ struct GridArgs {
     #[arg(long, value_name = "LIST", default_value = "awgn,rayleigh", value_delimiter = ',')]
     channel: Vec<ChannelKind>,
 
-    /// Channel uses of each frame, or auto for the transmitter's choice
+    /// Channel uses of each frame, or auto for the choice of the transmitter's rate control
     #[arg(long, value_name = "auto|K", default_value = "64")]
     rate: Rate,
 }

@@ -70,7 +70,9 @@ fn draw(sweep: &Sweep, clean: Option<Clean>, svg: &mut String) -> Result<(), Box
     for kind in ChannelKind::ALL {
         let mut points: Vec<&Point> = sweep.points.iter().filter(|p| p.channel == kind).collect();
         points.sort_by(|a, b| a.snr_db.total_cmp(&b.snr_db));
-        let Some(first) = points.first() else { continue };
+        if points.is_empty() {
+            continue;
+        }
         let color = color(kind);
         let band = points.iter().map(|p| (p.snr_db, 100.0 * p.ci95[0]));
         let band: Vec<_> = band.chain(points.iter().rev().map(|p| (p.snr_db, 100.0 * p.ci95[1]))).collect();
@@ -85,7 +87,7 @@ fn draw(sweep: &Sweep, clean: Option<Clean>, svg: &mut String) -> Result<(), Box
             .label(format!("{kind}, with its 95 % interval"))
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
         if let Some(clean) = clean {
-            let curve = limits(first, clean, low, high)?;
+            let curve = limits(&points, clean, low, high)?;
             chart
                 .draw_series(DashedLineSeries::new(curve, 5, 4, color.stroke_width(1)))?
                 .label(format!("{kind}, physical limit given {:.1} %", 100.0 * clean.accuracy))
@@ -114,16 +116,20 @@ fn title(sweep: &Sweep) -> String {
     }
 }
 
-/// The limit of the point's channel over SNR, in percent, for the number of channel uses the point had (rounded where it is a mean).
-fn limits(point: &Point, clean: Clean, low: f32, high: f32) -> Result<Vec<(f32, f64)>> {
-    let uses = ChannelUses::try_new(point.k.round() as usize)?;
-    (0..=CURVE)
-        .map(|i| {
-            let snr_db = low + (high - low) * i as f32 / CURVE as f32;
-            let channel = semlink_channel::ChannelConfig { snr: SnrDb::try_new(snr_db)?, ..point.config };
-            Ok((snr_db, 100.0 * limit::accuracy(clean.accuracy, clean.classes, &channel, uses)?))
-        })
-        .collect()
+/// The limit of the points' channel over SNR, in percent, for the number of channel uses they had (rounded where it is a mean): a curve
+/// where it is the same for all, else from point to point.
+fn limits(points: &[&Point], clean: Clean, low: f32, high: f32) -> Result<Vec<(f32, f64)>> {
+    let at = |point: &Point, snr_db: f32| -> Result<(f32, f64)> {
+        let uses = ChannelUses::try_new(point.k.round() as usize)?;
+        let channel = semlink_channel::ChannelConfig { snr: SnrDb::try_new(snr_db)?, ..point.config };
+        Ok((snr_db, 100.0 * limit::accuracy(clean.accuracy, clean.classes, &channel, uses)?))
+    };
+    match points {
+        [first, rest @ ..] if rest.iter().all(|point| point.k == first.k) => {
+            (0..=CURVE).map(|i| at(first, low + (high - low) * i as f32 / CURVE as f32)).collect()
+        }
+        _ => points.iter().map(|point| at(point, point.snr_db)).collect(),
+    }
 }
 
 fn color(kind: ChannelKind) -> RGBColor {
@@ -149,6 +155,22 @@ mod tests {
         }
         assert!(!with_limit.contains("NaN"));
         assert!(!svg(&sweep(), None).unwrap().contains("limit"));
+    }
+
+    #[test]
+    fn where_k_differs_the_limit_is_that_of_each_point() {
+        let clean = Clean { accuracy: 0.9, classes: 10 };
+        let mut sweep = sweep();
+        (sweep.points[0].k, sweep.points[1].k) = (64.0, 8.0);
+        let points: Vec<&Point> = sweep.points[..2].iter().collect();
+        let found = limits(&points, clean, -5.0, 5.0).unwrap();
+        let expected = [(-5.0, 64), (5.0, 8)].map(|(snr_db, k)| {
+            let channel = semlink_channel::ChannelConfig::awgn(SnrDb::try_new(snr_db).unwrap());
+            let uses = ChannelUses::try_new(k).unwrap();
+            (snr_db, 100.0 * limit::accuracy(0.9, 10, &channel, uses).unwrap())
+        });
+        assert_eq!(found, expected);
+        assert_eq!(limits(&points[..1], clean, -5.0, 5.0).unwrap().len(), CURVE + 1);
     }
 
     /// Checks that every element is closed in order, that attributes are quoted and that text has no bare `<` or `&`.

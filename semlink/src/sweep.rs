@@ -25,7 +25,8 @@ const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Ids of the images that are sent ahead of a point begin here; no image of a data set has them.
 const AHEAD: u64 = 1 << 63;
-/// Images ahead where the transmitter chooses the rate: as many reports as its rate control takes to follow a rise of the SNR.
+/// Images ahead where the transmitter chooses the rate: as many reports as its rate control takes to follow a rise of the SNR. After 30 dB
+/// more, 64 reports leave 0.006 dB.
 const SETTLING: usize = 64;
 
 /// What to sweep.
@@ -128,12 +129,12 @@ impl Peers {
         images: &[Labelled],
         bar: &ProgressBar,
     ) -> Result<Point> {
-        let uses = match rate {
-            Rate::Auto => None,
-            Rate::Fixed(uses) => Some(u32::try_from(uses.get())?),
+        let (uses, auto) = match rate {
+            Rate::Auto => (None, true),
+            Rate::Fixed(uses) => (Some(u32::try_from(uses.get())?), false),
         };
         let request =
-            |id: u64, image: &Labelled| ClassifyRequest { id, image: image.file.clone(), stream: number, uses };
+            |id: u64, image: &Labelled| ClassifyRequest { id, image: image.file.clone(), stream: number, uses, auto };
         // Images ahead, not counted: their reports tell the transmitter what the channel is now, before the first image that counts.
         let ahead = if rate == Rate::Auto { SETTLING } else { 1 };
         for (id, image) in (AHEAD..).zip(images.iter().cycle().take(ahead)) {

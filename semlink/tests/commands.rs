@@ -167,6 +167,31 @@ fn a_sweep_of_running_services_leaves_the_channel_as_it_was() {
     assert_eq!((&profile["channel"], &profile["snr_db"]), (&"awgn".into(), &7.0.into()));
 }
 
+#[test]
+fn a_sweep_of_automatic_rate_shows_it_falling_as_the_snr_rises() {
+    let dir = assets();
+    let bundle = dir.path().join("bundle");
+    let manifest = bundle.join("bundle.json");
+    let mut described: Value = serde_json::from_slice(&fs::read(&manifest).expect("a manifest")).expect("JSON");
+    let point = |(snr_db, k, accuracy): (i32, u32, f64)| serde_json::json!({"channel": "awgn", "snr_db": snr_db, "k": k, "accuracy": accuracy, "images": 1000});
+    // 8 is good from 20 dB, 32 from 5 dB, 128 from -10 dB.
+    let table = [(5, 8, 0.4), (20, 8, 0.9), (-10, 32, 0.4), (5, 32, 0.9), (-10, 128, 0.9)];
+    described["accuracy"] = table.map(point).into_iter().collect();
+    described["clean_accuracy"] = 0.9.into();
+    fs::write(&manifest, described.to_string()).expect("a manifest");
+    // Its transmitter has a fixed rate: the sweep asks for another.
+    let chain = Chain::start(&bundle);
+    let (data, out) = (path(&dir, "data"), path(&dir, "out"));
+    let urls = ["--to", &chain.transmitter, "--control", &chain.emulator];
+    let flags = ["--data", &data, "--out", &out, "--snr", "-10,7,25", "--channel", "awgn", "--rate", "auto"];
+    stdout(&semlink(["sweep"].iter().chain(&urls).chain(&flags)));
+    let sweep = sweep_json(&out);
+    let points = sweep["points"].as_array().expect("points");
+    let k: Vec<&Value> = points.iter().map(|p| &p["k"]).collect();
+    assert_eq!(k, [128, 32, 8]);
+    assert!(points.iter().all(|p| p["side_information_bits"] == 3), "six rates: {points:?}");
+}
+
 /// A transmitter that says when an image has come and never answers.
 struct Silent(mpsc::UnboundedSender<()>);
 

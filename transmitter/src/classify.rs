@@ -6,7 +6,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use semlink_channel::ChannelUses;
 use semlink_proto::v1::{self, transmitter_server::Transmitter};
 use semlink_service::{Drain, peer::LinkClient, wire};
 use tokio::sync::{AcquireError, Semaphore, TryAcquireError};
@@ -14,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::control::{self, Control};
 use crate::model::{Encoded, Image, Model};
+use crate::rate::Rate;
 
 /// Answers each image with exactly one decision or error.
 #[derive(Debug, Clone)]
@@ -57,9 +57,9 @@ impl Inner {
     }
 
     async fn classify(&self, request: v1::ClassifyRequest) -> Result<v1::ClassifyResponse, Status> {
-        let v1::ClassifyRequest { id, image, stream, uses } = request;
-        let uses = uses.map(|k| self.uses(k)).transpose()?;
-        let encoded = self.model.encode(Image { file: image, uses }).await?;
+        let v1::ClassifyRequest { id, image, stream, uses, auto } = request;
+        let rate = self.rate(uses, auto)?;
+        let encoded = self.model.encode(Image { file: image, rate }).await?;
         let frame = v1::Frame {
             codec_id: self.codec_id.clone(),
             symbols: encoded.symbols.clone(),
@@ -92,12 +92,20 @@ impl Inner {
         Ok(v1::ClassifyResponse { id, decision: Some(decision), link: Some(link), error: None })
     }
 
-    /// Channel uses that a client asked for.
-    fn uses(&self, k: u32) -> Result<ChannelUses, Status> {
+    /// The rate that a client asked for, if it did.
+    fn rate(&self, uses: Option<u32>, auto: bool) -> Result<Option<Rate>, Status> {
         let rates = self.control.table();
-        rates
-            .get(k as usize)
-            .ok_or_else(|| Status::invalid_argument(format!("uses is {k}, this codec has {}", rates.listed())))
+        match (uses, auto) {
+            (None, false) => Ok(None),
+            (None, true) => Ok(Some(Rate::Auto)),
+            (Some(k), true) => {
+                Err(Status::invalid_argument(format!("uses is {k} and auto is set, expected one of them")))
+            }
+            (Some(k), false) => match rates.get(k as usize) {
+                Some(uses) => Ok(Some(Rate::Fixed(uses))),
+                None => Err(Status::invalid_argument(format!("uses is {k}, this codec has {}", rates.listed()))),
+            },
+        }
     }
 
     /// Remembers what a report says about the channel.

@@ -23,8 +23,8 @@ pub struct Config {
     #[arg(long, env = "SEMLINK_RATE", value_name = "auto|K", default_value = "64")]
     pub rate: Rate,
 
-    /// With --rate auto: accuracy that a frame should have, as a fraction of the bundle's accuracy without a channel
-    #[arg(long, env = "SEMLINK_TARGET", value_name = "FRACTION", default_value_t = Config::TARGET)]
+    /// Accuracy that a frame of automatic rate should have, as a fraction of the bundle's accuracy without a channel
+    #[arg(long, env = "SEMLINK_TARGET", value_name = "FRACTION", default_value_t = Config::TARGET, allow_negative_numbers = true)]
     pub target: f64,
 
     /// Pilots before each frame, 0 or 2 to 1024: known symbols from which a receiver that is told nothing estimates the channel
@@ -82,6 +82,11 @@ impl Config {
         }
     }
 
+    /// Whether the target can be one: above 0, at most 1.
+    pub(crate) fn target_is_fraction(&self) -> bool {
+        self.target > 0.0 && self.target <= 1.0
+    }
+
     /// Notes every number that cannot be served with.
     pub(crate) fn check(&self, problems: &mut Problems) {
         let bounds = [
@@ -95,7 +100,7 @@ impl Config {
                 problems.add(flag, format!("{value}, expected 1 to {max}"));
             }
         }
-        if !(self.target > 0.0 && self.target <= 1.0) {
+        if !self.target_is_fraction() {
             problems.add("--target", format!("{}, expected above 0 and at most 1", self.target));
         }
         if self.pilots != 0 && !(pilots::MIN..=pilots::MAX).contains(&self.pilots) {

@@ -2,8 +2,8 @@
 //!
 //! Reports of a receiver with perfect channel state carry the average SNR; those from pilots scatter. Their level is smoothed in dB, fast
 //! downwards and slowly upwards, as a frame that is too short costs a decision and one that is too long costs channel uses. A longer
-//! frame is sent at once when the level asks for it; a shorter one only when the level would do so with a margin, for several reports in a
-//! row. Reports that stop expire: the encoder is then told nothing and sends the longest frame.
+//! frame is sent at once when the level asks for it; a shorter one only when the level would do so with and without a margin, for several
+//! reports of the same kind in a row. Reports that stop expire: the encoder is then told nothing and sends the longest frame.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,9 +12,11 @@ use semlink_channel::{ChannelKind, ChannelUses};
 
 use crate::rate::{Condition, Rate, RateTable};
 
-/// Share of a report in the level, when it lies below and when it lies above.
-const DOWN: f32 = 0.5;
+/// Share of a report in the level, when it lies above.
 const UP: f32 = 0.125;
+/// And when it lies below: of one that knows the channel, and of an estimate.
+const DOWN_KNOWN: f32 = 1.0;
+const DOWN_ESTIMATED: f32 = 0.5;
 /// What the level has to exceed the threshold of a shorter frame by, in dB.
 const MARGIN_DB: f32 = 1.0;
 /// Reports in a row that have to allow a shorter frame.
@@ -25,8 +27,10 @@ const PATIENCE: usize = 8;
 pub(crate) struct Choice {
     /// Average SNR and kind that the encoder is told.
     pub(crate) told: Option<Condition>,
-    /// Payload channel uses.
+    /// Payload channel uses of a frame that does not ask for others.
     pub(crate) uses: ChannelUses,
+    /// Payload channel uses that the reports call for, whatever the setting.
+    pub(crate) auto: ChannelUses,
 }
 
 /// The rate of one transmitter.
@@ -70,10 +74,9 @@ impl Control {
             return;
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = state.filter(|state| self.fresh(state, now) && state.last.kind == condition.kind);
-        *state = Some(match before {
+        *state = Some(match state.filter(|state| self.fresh(state, now)) {
             Some(before) => self.after(before, now, condition),
-            // The first report, or the first of another channel.
+            // The first report, or the first after a silence.
             None => State {
                 at: now,
                 last: condition,
@@ -88,16 +91,17 @@ impl Control {
     pub(crate) fn choice(&self, now: Instant) -> Choice {
         let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = state.filter(|state| self.fresh(state, now));
+        let auto = state.map_or_else(|| self.table.fallback(), |state| state.uses);
         let uses = match self.rate {
             Rate::Fixed(uses) => uses,
-            Rate::Auto => state.map_or_else(|| self.table.fallback(), |state| state.uses),
+            Rate::Auto => auto,
         };
         // A receiver that knows the kind knows the SNR, too; what pilots tell scatters.
         let told = state.map(|State { last, level_db, .. }| match last.kind {
             Some(_) => last,
             None => Condition { snr_db: level_db, ..last },
         });
-        Choice { told, uses }
+        Choice { told, uses, auto }
     }
 
     fn fresh(&self, state: &State, now: Instant) -> bool {
@@ -105,15 +109,24 @@ impl Control {
     }
 
     fn after(&self, before: State, now: Instant, last: Condition) -> State {
-        let share = if last.snr_db < before.level_db { DOWN } else { UP };
+        let share = match last.kind {
+            // A new level for another kind, whose SNR means something else; but one stray report must not shorten frames.
+            kind if kind != before.last.kind => 1.0,
+            _ if last.snr_db >= before.level_db => UP,
+            Some(_) => DOWN_KNOWN,
+            None => DOWN_ESTIMATED,
+        };
         let level_db = before.level_db + share * (last.snr_db - before.level_db);
         let at = |margin_db| self.table.choose(self.target, Condition { snr_db: level_db - margin_db, ..last });
-        let (needed, careful) = (at(0.0), at(MARGIN_DB));
-        let patience = if careful < before.uses { before.patience + 1 } else { 0 };
+        let needed = at(0.0);
+        // Where the measured accuracy dips as the SNR rises, more is needed without the margin than with it.
+        let shorter = needed.max(at(MARGIN_DB));
+        let so_far = if last.kind == before.last.kind { before.patience } else { 0 };
+        let patience = if shorter < before.uses { so_far + 1 } else { 0 };
         let (uses, patience) = if needed > before.uses {
             (needed, 0)
         } else if patience >= PATIENCE {
-            (careful, 0)
+            (shorter, 0)
         } else {
             (before.uses, patience)
         };
@@ -159,9 +172,20 @@ mod tests {
     #[test]
     fn a_falling_snr_lengthens_frames_at_once() {
         let (control, now) = (control(Rate::Auto), Instant::now());
-        assert_eq!(report(&control, now, 12.0), 8);
+        assert_eq!(report(&control, now, 100.0), 8);
         assert_eq!(report(&control, now, 4.0), 16);
-        assert_eq!(report(&control, now, -30.0), 64);
+        assert_eq!(report(&control, now, -12.0), 64);
+    }
+
+    #[test]
+    fn a_falling_estimate_lengthens_frames_within_a_few_reports() {
+        let (control, now) = (control(Rate::Auto), Instant::now());
+        let chosen = [20.0, -5.0, -5.0, -5.0].map(|snr_db| {
+            control.report(now, condition(snr_db, None));
+            control.choice(now).uses.get()
+        });
+        // Levels: 20, 7.5, 1.25, -1.875 dB.
+        assert_eq!(chosen, [8, 16, 16, 64]);
     }
 
     #[test]
@@ -194,6 +218,17 @@ mod tests {
     }
 
     #[test]
+    fn a_dip_of_the_measured_accuracy_does_not_make_the_rate_alternate() {
+        // Good at 9 dB, not good enough at 10 dB: with the margin it would do, without it it would not.
+        let point = |k, snr_db, accuracy| Point { kind: ChannelKind::Awgn, snr_db, uses: uses(k), accuracy };
+        let points = vec![point(8, 9.0, 0.95), point(8, 10.0, 0.85), point(16, 9.0, 0.95)];
+        let table = RateTable::new([8, 16].map(uses).to_vec(), points, Some(1.0));
+        let (control, now) = (Control::new(Rate::Auto, 0.9, Arc::new(table), MAX_AGE), Instant::now());
+        let chosen: Vec<usize> = (0..100).map(|_| report(&control, now, 10.0)).collect();
+        assert!(chosen.iter().all(|k| *k == 16), "{chosen:?}");
+    }
+
+    #[test]
     fn a_single_report_of_a_high_snr_changes_nothing() {
         let (control, now) = (control(Rate::Auto), Instant::now());
         for i in 0..100 {
@@ -216,21 +251,38 @@ mod tests {
     #[test]
     fn when_reports_stop_the_longest_frame_is_sent_for_an_unknown_channel() {
         let (control, start) = (control(Rate::Auto), Instant::now());
-        assert_eq!(control.choice(start), Choice { told: None, uses: uses(64) });
+        let nothing = Choice { told: None, uses: uses(64), auto: uses(64) };
+        assert_eq!(control.choice(start), nothing);
         assert_eq!(report(&control, start, 12.0), 8);
         assert_eq!(control.choice(start + MAX_AGE - Duration::from_millis(1)).uses.get(), 8);
         let late = start + MAX_AGE;
-        assert_eq!(control.choice(late), Choice { told: None, uses: uses(64) });
+        assert_eq!(control.choice(late), nothing);
         // The first report after the silence counts as the very first did.
         assert_eq!(report(&control, late, 12.0), 8);
     }
 
     #[test]
-    fn another_kind_of_channel_starts_afresh() {
+    fn another_kind_of_channel_has_a_level_of_its_own_and_shortens_no_frame_at_once() {
+        let (control, now) = (control(Rate::Auto), Instant::now());
+        let rayleigh = |snr_db| {
+            control.report(now, condition(snr_db, Some(ChannelKind::Rayleigh)));
+            control.choice(now).uses.get()
+        };
+        assert_eq!(report(&control, now, -5.0), 64);
+        let chosen: Vec<usize> = (0..PATIENCE).map(|_| rayleigh(12.0)).collect();
+        assert!(chosen[..PATIENCE - 1].iter().all(|k| *k == 64), "{chosen:?}");
+        assert_eq!(chosen[PATIENCE - 1], 8, "the level did not have to climb from -5 dB");
+        assert_eq!(report(&control, now, -5.0), 64, "a longer frame at once");
+    }
+
+    #[test]
+    fn kinds_that_alternate_never_shorten_a_frame() {
         let (control, now) = (control(Rate::Auto), Instant::now());
         assert_eq!(report(&control, now, -5.0), 64);
-        control.report(now, condition(12.0, Some(ChannelKind::Rayleigh)));
-        assert_eq!(control.choice(now).uses.get(), 8);
+        for i in 0..100 {
+            control.report(now, condition(60.0, [Some(ChannelKind::Rayleigh), None][i % 2]));
+            assert_eq!(control.choice(now).uses.get(), 64, "report {i}");
+        }
     }
 
     #[test]
@@ -247,8 +299,10 @@ mod tests {
     #[test]
     fn a_fixed_rate_stays_and_the_encoder_is_told_nonetheless() {
         let (control, now) = (control(Rate::Fixed(uses(16))), Instant::now());
-        assert_eq!(report(&control, now, -20.0), 16);
-        assert_eq!(control.choice(now).told, Some(condition(-20.0, Some(ChannelKind::Awgn))));
+        assert_eq!(report(&control, now, -12.0), 16);
+        let choice = control.choice(now);
+        assert_eq!(choice.told, Some(condition(-12.0, Some(ChannelKind::Awgn))));
+        assert_eq!(choice.auto.get(), 64, "for an image that asks for it");
     }
 
     #[test]
@@ -256,6 +310,6 @@ mod tests {
         let table = Arc::new(RateTable::new(vec![uses(8)], vec![], None));
         let (control, now) = (Control::new(Rate::Auto, 0.98, table, Duration::ZERO), Instant::now());
         control.report(now, condition(3.0, Some(ChannelKind::Awgn)));
-        assert_eq!(control.choice(now), Choice { told: None, uses: uses(8) });
+        assert_eq!(control.choice(now), Choice { told: None, uses: uses(8), auto: uses(8) });
     }
 }

@@ -81,7 +81,8 @@ fn prepare(config: &Config) -> Result<(Encoder, NextHop), Error> {
             Rate::Auto => Ok(()),
         };
         problems.check("--rate", known)?;
-        if config.rate == Rate::Auto {
+        // A target that is none is a problem already noted.
+        if config.rate == Rate::Auto && config.target_is_fraction() {
             problems.check("--target", rates.check(config.target))?;
         }
         let limits = ImageLimits {

@@ -12,6 +12,7 @@ use semlink_codec::{EncoderHalf, EncoderState, ImageLimits, Input};
 use tonic::Status;
 
 use crate::control::{Choice, Control};
+use crate::rate::Rate;
 use semlink_service::batch::{Batcher, Limits, Lost};
 
 /// The way to the encoder.
@@ -23,8 +24,8 @@ pub(crate) struct Model(Batcher<Image, Result<Encoded, Status>>);
 pub(crate) struct Image {
     /// An encoded image file.
     pub(crate) file: Bytes,
-    /// Channel uses that the client asks for, if it does.
-    pub(crate) uses: Option<ChannelUses>,
+    /// The rate that the client asks for, if it does.
+    pub(crate) rate: Option<Rate>,
 }
 
 /// One image as it goes on the air.
@@ -52,7 +53,7 @@ pub(crate) struct Encoder {
 
 struct Prepared {
     input: Input,
-    uses: Option<ChannelUses>,
+    rate: Option<Rate>,
     us: u64,
 }
 
@@ -100,7 +101,7 @@ impl Encoder {
     pub(crate) fn probe(&self) -> Result<(), Status> {
         let spec = &self.half.manifest().input;
         let input = Input { pixels: vec![0.0; spec.len()], captured: spec.len() as u64 };
-        let frames = self.forward(vec![Prepared { input, uses: None, us: 0 }]);
+        let frames = self.forward(vec![Prepared { input, rate: None, us: 0 }]);
         frames.into_iter().next().unwrap_or_else(|| Err(Status::internal("encoder: no frame"))).map(drop)
     }
 
@@ -110,7 +111,7 @@ impl Encoder {
         let input = catch_unwind(AssertUnwindSafe(|| self.half.prepare(&image.file, &self.limits)))
             .map_err(|_| failed())?
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        Ok(Prepared { input, uses: image.uses, us: micros(start) })
+        Ok(Prepared { input, rate: image.rate, us: micros(start) })
     }
 
     /// A batch is encoded for the channel as it was last reported when the batch began.
@@ -119,17 +120,21 @@ impl Encoder {
             return Vec::new();
         }
         let start = Instant::now();
-        let Choice { told, uses: chosen } = self.control.choice(start);
-        let state = |uses: Option<ChannelUses>| EncoderState {
+        let Choice { told, uses, auto } = self.control.choice(start);
+        let state = |rate: Option<Rate>| EncoderState {
             snr_db: told.map(|condition| condition.snr_db),
             kind: told.and_then(|condition| condition.kind),
-            uses: uses.unwrap_or(chosen),
+            uses: match rate {
+                Some(Rate::Fixed(asked)) => asked,
+                Some(Rate::Auto) => auto,
+                None => uses,
+            },
         };
         let mut inputs = Vec::with_capacity(images.len());
         let mut states = Vec::with_capacity(images.len());
         let mut facts = Vec::with_capacity(images.len());
-        for Prepared { input, uses, us } in images {
-            let state = state(uses);
+        for Prepared { input, rate, us } in images {
+            let state = state(rate);
             facts.push((state.uses, input.captured, us));
             states.push(state);
             inputs.push(input);

@@ -96,6 +96,9 @@ async fn channel_uses_that_the_codec_does_not_have_are_refused_with_those_it_has
         assert_refused(&error(&answers[1]), Code::InvalidArgument, &named);
         decided(&answers[2]);
     }
+    let both = ClassifyRequest { uses: Some(8), auto: true, ..request(1) };
+    let status = client.classify(both).await.expect_err("a refusal");
+    assert_refused(&status, Code::InvalidArgument, &["uses is 8 and auto is set"]);
     chain.stop().await;
 }
 

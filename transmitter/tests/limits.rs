@@ -171,13 +171,34 @@ async fn auto_follows_the_reported_channel() {
         // One report of a high SNR, even one that cannot be, does not shorten frames, nor does what is no number.
         (Some((300.0, ChannelKind::Awgn)), 64),
         (Some((f32::NAN, ChannelKind::Awgn)), 64),
-        // Another kind, or none, starts afresh.
+        // Nor does one of another kind, or of none.
         (Some((20.0, ChannelKind::Unspecified)), 64),
-        (Some((20.0, ChannelKind::Rayleigh)), 8),
+        // A kind without measurements takes the longest.
+        (Some((20.0, ChannelKind::Rayleigh)), 64),
         (None, 256),
     ];
     for (step, (reported, expected)) in steps.into_iter().enumerate() {
         assert_eq!(uses_at(&mut client, &mut air, reported).await, expected, "step {step}");
+    }
+    transmitter.stop().await;
+    air.service.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_may_ask_for_auto_where_the_rate_is_fixed() {
+    let (dir, manifest) = bundle(7);
+    support::tabulate(dir.path(), &manifest, &[(-10.0, 8, 0.3), (-10.0, 64, 0.8), (20.0, 8, 0.896), (20.0, 64, 0.9)]);
+    let mut air = Air::start().await;
+    let transmitter = transmitter(Config::new(air.service.url(), dir.path(), "32".parse().expect("a rate"))).await;
+    let mut client = client(&transmitter).await;
+    assert_eq!(uses_at(&mut client, &mut air, Some((20.0, ChannelKind::Awgn))).await, 32);
+    for (auto, expected) in [(true, 8), (false, 32)] {
+        let request = ClassifyRequest { auto, ..request(1) };
+        let (answer, ()) = tokio::join!(client.classify(request), async { air.frame().await.decide(1) });
+        let link = answer.expect("an answer").into_inner().link.expect("what the link did");
+        assert_eq!(link.uses, expected, "auto: {auto}");
+        // Six rates.
+        assert_eq!(link.side_information_bits, 3);
     }
     transmitter.stop().await;
     air.service.stop().await;

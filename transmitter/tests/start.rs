@@ -78,6 +78,21 @@ fn bad_settings_are_reported_together() {
         ["--queue", "0", "--max-batch", "0", "--in-flight", "0", "--feedback-age", "-1", "--max-image-bytes", "0"];
     let named = ["queue", "max-batch", "in-flight", "feedback-age", "max-image-bytes"];
     assert_wrong_configuration(&start(dir.path(), &more), &named);
+    for target in ["0", "-0.5", "1.01", "NaN", "inf"] {
+        let more = ["--rate", "auto", "--target", target, "--queue", "0"];
+        let named = [&format!("--target: {target}, expected above 0 and at most 1"), "--queue"];
+        assert_wrong_configuration(&start(dir.path(), &more), &named);
+    }
+}
+
+#[test]
+fn a_target_that_no_rate_reaches_is_refused_with_the_best_there_is() {
+    let (dir, manifest) = bundle(7);
+    let manifest = semlink_codec::Manifest { clean_accuracy: Some(0.9), ..manifest };
+    support::tabulate(dir.path(), &manifest, &[(-10.0, 8, 0.3), (20.0, 8, 0.63), (20.0, 64, 0.81)]);
+    let more = ["--rate", "auto", "--target", "0.95", "--queue", "0"];
+    let named = ["--target", "0.95", "0.900", "k = 64", "awgn", "20 dB", "--queue"];
+    assert_wrong_configuration(&start(dir.path(), &more), &named);
 }
 
 #[test]

@@ -177,7 +177,7 @@ pub(crate) async fn emulator(next: &Service, snr_db: f32) -> Service {
 
 /// A request for the image of this seed.
 pub(crate) fn request(id: u64) -> v1::ClassifyRequest {
-    v1::ClassifyRequest { id, image: semlink_codec::testing::png(id).into(), stream: 5, uses: None }
+    v1::ClassifyRequest { id, image: semlink_codec::testing::png(id).into(), stream: 5, ..Default::default() }
 }
 
 /// Streams the requests and gives the answers in the order of their ids.
