@@ -194,7 +194,7 @@ impl Measurement<'_> {
         let sounding = Sounding {
             codec: self.codec,
             frames: self.frames,
-            count: self.frames.len(),
+            part: 0..self.frames.len(),
             seed: self.context.recipe.evaluate.seed,
             link: 0,
         };

@@ -21,7 +21,10 @@ pub(super) fn draw(config: &RobustConfig, rates: &[usize], epoch: usize, index: 
     }
     let mut rng = ChaCha8Rng::from_seed(seed);
     let snr = SnrDb::try_new(match config.snr_list_db.as_slice() {
-        [] => rng.random_range(config.snr_db[0]..=config.snr_db[1]),
+        [] => {
+            let [low, high] = config.snr_db;
+            low + (high - low) * rng.random::<f32>().powf(config.snr_skew)
+        }
         list => list[rng.random_range(0..list.len())],
     })?;
     let k_factor = RicianK::try_new_db(rng.random_range(config.k_factor_db[0]..=config.k_factor_db[1]))?;
@@ -74,5 +77,26 @@ fn told(
         (Some(snr_db + rng.random_range(-config.stale_db..=config.stale_db)), Some(kind))
     } else {
         (None, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::Recipe;
+
+    #[test]
+    fn a_skew_draws_more_frames_of_low_snr() {
+        let recipe = Recipe::parse(include_str!("../../../../recipes/fashion-mnist.toml")).unwrap();
+        // P(u^skew < 1/4) = (1/4)^(1/skew); the deviation of a share of 4000 is at most 0.008.
+        for (snr_skew, expected) in [(1.0f32, 0.25f64), (2.0, 0.5), (0.5, 0.0625)] {
+            let config = RobustConfig { snr_skew, ..recipe.robust.clone() };
+            let [low, high] = config.snr_db;
+            let draws = (0..4000).map(|i| draw(&config, &recipe.cat.rates, 0, i).unwrap().1.state.snr_db());
+            let snrs: Vec<f32> = draws.collect();
+            assert!(snrs.iter().all(|db| (low - 1e-3..=high + 1e-3).contains(db)));
+            let share = snrs.iter().filter(|db| **db < low + 0.25 * (high - low)).count() as f64 / 4000.0;
+            assert!((share - expected).abs() < 0.04, "skew {snr_skew}: {share}, expected {expected}");
+        }
     }
 }

@@ -12,6 +12,9 @@ use crate::fit::FitConfig;
 pub struct RobustConfig {
     /// Lowest and highest Es/N0; drawn uniformly for each frame.
     pub snr_db: [f32; 2],
+    /// Es/N0 = low + (high - low) u^skew with u uniform in \[0, 1\]: 1 for the uniform law in dB, above 1 for more frames at low SNR.
+    #[serde(default = "uniform")]
+    pub snr_skew: f32,
     /// Es/N0 values to draw from instead.
     #[serde(default)]
     pub snr_list_db: Vec<f32>,
@@ -106,6 +109,10 @@ fn one() -> usize {
     1
 }
 
+fn uniform() -> f32 {
+    1.0
+}
+
 fn yes() -> bool {
     true
 }
@@ -152,6 +159,8 @@ impl RobustConfig {
         for snr in self.snr_db.iter().chain(&self.snr_list_db) {
             check(SnrDb::try_new(*snr).is_ok(), format!("snr_db = {snr}, expected -60 to 100 dB"));
         }
+        let skew = self.snr_skew;
+        check((0.1..=10.0).contains(&skew), format!("snr_skew = {skew}, expected 0.1 to 10"));
         for k in self.k_factor_db {
             check(RicianK::try_new_db(k).is_ok(), format!("k_factor_db = {k}, expected -40 to 60 dB"));
         }

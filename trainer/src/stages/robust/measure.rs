@@ -1,5 +1,7 @@
 //! The codec over one channel, as it is served: symbols out of the encoder, through the channel, equalised, decoded.
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 use semlink_channel::{ChannelConfig, ChannelKind, Complex32, FrameKey};
@@ -30,8 +32,8 @@ pub(crate) struct Setting {
 pub(crate) struct Sounding<'a> {
     pub(crate) codec: &'a Codec,
     pub(crate) frames: &'a Frames,
-    /// The first so many frames of the split are sent.
-    pub(crate) count: usize,
+    /// Those frames of the split that are sent; what lies beyond its end is left out.
+    pub(crate) part: Range<usize>,
     pub(crate) seed: u64,
     pub(crate) link: u64,
 }
@@ -64,7 +66,7 @@ impl Sounding<'_> {
     ) -> Result<()> {
         let Setting { channel, uses, told_db, told_kind, csi } = *setting;
         let condition = Condition { snr_db: told_db, frame_snr_db: None, kind: told_kind, uses };
-        let all: Vec<usize> = (0..self.count.min(self.frames.len())).collect();
+        let all: Vec<usize> = (self.part.start..self.part.end.min(self.frames.len())).collect();
         for batch in all.chunks(BATCH) {
             let members = self.frames.members(0, batch);
             let (features, labels) = (self.frames.features(0, &members)?, self.frames.labels(&members));

@@ -47,6 +47,9 @@ const VALIDATION_SNR_DB: [f32; 4] = [-10.0, 0.0, 10.0, 20.0];
 const VALIDATION_K_FACTOR_DB: f32 = 5.0;
 /// Validation frames at each point of a grid: an epoch's validation stays shorter than the epoch.
 const VALIDATION_FRAMES: usize = 2000;
+/// SNRs at which the calibration listens, and parts of the validation split that take turns at them.
+const CALIBRATION_SNRS: usize = 12;
+const CALIBRATION_PARTS: usize = 4;
 /// Pairs the images of frames.
 const PAIRING_SEED: u64 = 0x7061_6972;
 
@@ -124,7 +127,7 @@ impl Objective for Task<'_> {
         let sounding = Sounding {
             codec: &codec,
             frames,
-            count: VALIDATION_FRAMES,
+            part: 0..VALIDATION_FRAMES,
             seed: recipe.robust.fit.seed,
             link: VALIDATION_LINK,
         };
@@ -272,11 +275,8 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         trained.extend(tensors);
     }
     let params = Params::frozen(trained.clone());
-    let validation = match recipe.robust.joint {
-        None => validation,
-        Some(_) => frames_of(recipe, &split, &student_net(context, &params)?)?,
-    };
-    let calibration = calibrate(recipe, &Codec::new(&params, recipe)?, &validation)?;
+    let all = frames_of(recipe, &data.validation, &student_net(context, &params)?)?;
+    let calibration = calibrate(recipe, &Codec::new(&params, recipe)?, &all)?;
     json::write(&context.dir.join(CALIBRATION_FILE), &calibration)?;
     let about = BTreeMap::from([
         ("format".to_owned(), "semlink codec, version 1".to_owned()),
@@ -310,20 +310,22 @@ fn decision(classifier: &Classifier, recipe: &Recipe) -> Result<BTreeMap<String,
 
 /// Fits the temperatures over all lengths, kinds and SNRs that the codec was trained for.
 fn calibrate(recipe: &Recipe, codec: &Codec, validation: &Frames) -> Result<Calibration> {
-    let sounding = Sounding {
-        codec,
-        frames: validation,
-        count: VALIDATION_FRAMES,
-        seed: recipe.robust.fit.seed,
-        link: CALIBRATION_LINK,
-    };
     let [low, high] = recipe.robust.snr_db;
     let mut sample = Sample::default();
+    let share = validation.len().div_ceil(CALIBRATION_PARTS);
     for kind in ChannelKind::ALL {
-        for step in 0..=4 {
-            let snr = SnrDb::try_new(low + (high - low) * step as f32 / 4.0)?;
+        for step in 0..CALIBRATION_SNRS {
+            let snr = SnrDb::try_new(low + (high - low) * step as f32 / (CALIBRATION_SNRS - 1) as f32)?;
             let channel = ChannelConfig { kind, ..ChannelConfig::awgn(snr) };
-            for &uses in &recipe.cat.rates {
+            for (i, &uses) in recipe.cat.rates.iter().enumerate() {
+                let start = (step + i) % CALIBRATION_PARTS * share;
+                let sounding = Sounding {
+                    codec,
+                    frames: validation,
+                    part: start..start + share,
+                    seed: recipe.robust.fit.seed,
+                    link: CALIBRATION_LINK,
+                };
                 let setting = Setting::known(channel, uses);
                 sounding.run(&setting, 1, |heard| {
                     let rows = heard.logits.to_vec2::<f32>()?;
