@@ -473,28 +473,38 @@ fn draw(arms: &[Arm]) -> std::result::Result<(), Box<dyn std::error::Error>> {
                 .x_desc("Es/N0 in dB")
                 .y_desc("accuracy in %")
                 .draw()?;
-            let of = |arm: &Arm, value: fn(&Small) -> f64| -> Vec<(f32, f64)> {
-                let wanted = |p: &&Small| p.channel == kind && p.k == 64 && p.pilots == 0;
+            let of = |arm: &Arm, k: usize, value: fn(&Small) -> f64| -> Vec<(f32, f64)> {
+                let wanted = |p: &&Small| p.channel == kind && p.k == k && p.pilots == 0;
                 arm.points.iter().filter(wanted).map(|p| (p.snr_db, 100.0 * value(p))).collect()
             };
             chart
-                .draw_series(DashedLineSeries::new(of(cat, |p| p.limit), 5, 4, BLACK.stroke_width(1)))?
+                .draw_series(DashedLineSeries::new(of(cat, 64, |p| p.limit), 5, 4, BLACK.stroke_width(1)))?
                 .label("limit")
                 .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLACK.stroke_width(1)));
             let named: Vec<_> = ARMS.iter().filter(|(_, _, what)| !what.is_empty()).collect();
             for (i, (name, _, what)) in named.iter().enumerate() {
                 let Some(arm) = arms.iter().find(|arm| arm.name == *name) else { continue };
-                let line = of(arm, |p| p.accuracy);
-                if line.is_empty() {
-                    continue;
-                }
+                // The conference scheme has one length only.
+                let k = if arm.points.iter().any(|p| p.k == 64) {
+                    64
+                } else {
+                    arm.points.iter().map(|p| p.k).max().unwrap_or(64)
+                };
+                let line = of(arm, k, |p| p.accuracy);
+                let what = if k == 64 { (*what).to_owned() } else { format!("{what} (k = {k})") };
                 let color = HSLColor(i as f64 / named.len() as f64, 0.75, 0.42);
                 let width = if *name == "cat" { 3 } else { 1 };
                 chart
                     .draw_series(LineSeries::new(line, color.stroke_width(width)).point_size(2))?
-                    .label(*what)
+                    .label(what)
                     .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(width)));
             }
+            let digital = arms.iter().flat_map(|arm| &arm.digital).filter(|p| p.0 == kind && p.2 == 64);
+            let digital: Vec<(f32, f64)> = digital.map(|p| (p.1, 100.0 * p.3)).collect();
+            chart
+                .draw_series(LineSeries::new(digital, BLACK.mix(0.5).stroke_width(1)).point_size(2))?
+                .label("JPEG over an ideal code")
+                .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLACK.mix(0.5).stroke_width(1)));
             chart
                 .configure_series_labels()
                 .position(SeriesLabelPosition::LowerRight)
