@@ -1,12 +1,15 @@
 //! `semlink-bench`: measures what the project claims beside its peers and renders the results.
 //!
-//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|cat|rate|render`. The peers need Python with the packages of
+//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|cat|rate|emulator|render`. The peers need Python with the packages of
 //! `bench/peers/requirements.txt`: `--python PATH` or `SEMLINK_BENCH_PYTHON`.
 
 mod cat;
+mod emulator;
 mod measure;
+mod raw;
 mod render;
 mod results;
+mod rig;
 mod search;
 
 use std::path::PathBuf;
@@ -64,6 +67,12 @@ enum Command {
     },
     /// `semlink demo --rate auto` on the shipped bundle: channel uses that the rate control saves.
     Rate,
+    /// The channel emulator: noise beside NumPy, rates and latency through gRPC; needs the release binary of semlink-channel-emulator.
+    Emulator {
+        /// Only this part.
+        #[arg(long)]
+        only: Option<emulator::Part>,
+    },
     /// Renders bench/results into docs/RESULTS.md.
     Render,
 }
@@ -78,6 +87,7 @@ fn main() -> Result<()> {
         Command::Search { run, only } => search::run(&run, only.as_deref()),
         Command::Cat { run, only } => cat::run(&run, only.as_deref()),
         Command::Rate => cat::rate(),
+        Command::Emulator { only } => emulator::run(&cli.python, only),
         Command::Supernet => measure::supernet(&cli.python),
         Command::Render => render::render(),
     }

@@ -26,13 +26,13 @@ pub(crate) fn row(what: &str, value: f64, unit: &str, better: &str, must: Value,
     Row { what: what.into(), value: Some(value), unit, better, must, aim, peer: None, command, note: String::new() }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
 /// Median time in milliseconds of `rounds` runs after three that do not count.
-fn median_ms(rounds: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+pub(crate) fn median_ms(rounds: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     for _ in 0..3 {
         run()?;
     }
@@ -46,7 +46,7 @@ fn median_ms(rounds: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> 
 }
 
 /// Runs a Python peer, which prints a JSON object.
-fn peer(python: &Path, script: &str, arguments: &[String]) -> Result<Value> {
+pub(crate) fn peer(python: &Path, script: &str, arguments: &[String]) -> Result<Value> {
     let script = root().join("bench/peers").join(script);
     let output =
         Command::new(python).arg(&script).args(arguments).output().with_context(|| format!("{}", python.display()))?;
@@ -55,7 +55,7 @@ fn peer(python: &Path, script: &str, arguments: &[String]) -> Result<Value> {
 }
 
 /// Ours and the peer in turn: median ratio, our and the peer's median times, and the peer's answer.
-fn ratio(
+pub(crate) fn ratio(
     mut ours: impl FnMut() -> Result<f64>,
     mut peer: impl FnMut() -> Result<Value>,
 ) -> Result<(f64, f64, f64, Value)> {

@@ -9,10 +9,11 @@ use serde_json::Value;
 use crate::results::{Row, read, root};
 
 /// Topics, in order, with their headings.
-const TOPICS: [(&str, &str); 3] = [
+const TOPICS: [(&str, &str); 4] = [
     ("link", "The link works end to end"),
     ("search", "KDL-DARTS"),
     ("cat", "CAT at the physical limit ([all points](CAT-TABLES.md))"),
+    ("emulator", "The channel emulator"),
 ];
 
 const INTRODUCTION: &str = "# Results

@@ -1,16 +1,26 @@
 //! Settings of the channel emulator.
 
-use semlink_channel::{ChannelConfig, ChannelKind, RicianK, SnrDb};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use semlink_channel::{Chain, ChannelConfig, ChannelKind, RicianK, SnrDb};
 use semlink_service::config::Problems;
-use semlink_service::peer::NextHop;
 
-use crate::profile::{CsiMode, Profile};
+use crate::document::read_links;
+use crate::links::{self, LinkConfig, Links};
+use crate::profile::CsiMode;
+use crate::transport::Transport;
 
-/// Settings of a channel emulator; those of the channel can be changed while it runs.
+/// Settings of a channel emulator; its links and their channels can be changed while it runs.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The Link that frames go to, `http://HOST:PORT`: a receiver or another channel emulator.
+    /// The Link that frames of the link "default" go to, `http://HOST:PORT`: a receiver or another channel emulator. Empty: there is no such link,
+    /// unless it is one of `links`, and the settings of its channel count for nothing.
     pub next: String,
+    /// More links.
+    pub links: Vec<LinkConfig>,
+    /// Where recordings are written and impulse responses are looked for; without it there are none.
+    pub recordings: Option<PathBuf>,
     /// Average signal-to-noise ratio Es/N0.
     pub snr_db: SnrDb,
     /// Fading.
@@ -32,9 +42,24 @@ pub struct Config {
 /// The settings as flags and environment variables, as text: all that is wrong with them is reported together by [`Settings::check`].
 #[derive(Debug, Clone, clap::Args)]
 pub struct Settings {
-    /// The Link that frames go to: a receiver or another channel emulator
-    #[arg(long, env = "SEMLINK_NEXT", value_name = "URL")]
+    /// The Link that frames go to: a receiver or another channel emulator; may be left out where --links has links
+    #[arg(
+        long,
+        env = "SEMLINK_NEXT",
+        value_name = "URL",
+        default_value = "",
+        required_unless_present = "links",
+        hide_default_value = true
+    )]
     next: String,
+
+    /// File of named links in TOML, see docs/CHANNELS.md; --next with the flags of its channel is the link "default" beside them
+    #[arg(long, env = "SEMLINK_LINKS", value_name = "FILE")]
+    links: Option<PathBuf>,
+
+    /// Directory for recordings, and with impulse responses to be played; without it there are none
+    #[arg(long, env = "SEMLINK_RECORDINGS", value_name = "DIR")]
+    recordings: Option<PathBuf>,
 
     /// Average signal-to-noise ratio Es/N0 in dB, -60 to 100
     #[arg(long, env = "SEMLINK_SNR_DB", value_name = "DB", default_value = "10", allow_negative_numbers = true)]
@@ -82,6 +107,8 @@ impl Config {
     pub fn new(next: impl Into<String>, snr_db: SnrDb) -> Config {
         Config {
             next: next.into(),
+            links: Vec::new(),
+            recordings: None,
             snr_db,
             channel: ChannelKind::Awgn,
             k_factor_db: RicianK::default(),
@@ -93,21 +120,49 @@ impl Config {
         }
     }
 
-    /// The next Link; notes every setting that cannot be served with.
-    pub(crate) fn check(&self, problems: &mut Problems) -> Option<NextHop> {
-        problems.check("--csi", self.profile().check());
-        check(&self.next, Some(self.in_flight), problems)
+    /// The links to begin with; notes every setting that cannot be served with.
+    pub(crate) fn check(&self, problems: &mut Problems) -> Option<Arc<Links>> {
+        problems.within("--in-flight", self.in_flight, 1, 1 << 20);
+        if let Some(directory) = self.recordings.as_deref().filter(|directory| !directory.is_dir()) {
+            problems.add("--recordings", format!("{}: no such directory", directory.display()));
+        }
+        let links = Links::new(self.recordings.clone(), self.hop);
+        if !self.next.is_empty() {
+            let config = self.default_link();
+            let next = problems.parse("--next", &self.next);
+            let profile = config.profile(None).map(|profile| profile.with_defaults(self.k_factor_db, self.coherence));
+            if let (Some(next), Some(profile)) = (next, problems.check("--csi", profile)) {
+                problems.check("--next", links.insert(links.link(&config, next, profile)));
+            }
+        } else if self.links.is_empty() {
+            problems.add("--next", "is missing, expected http://HOST:PORT, or --links with links");
+        }
+        for config in &self.links {
+            if let Some(link) = problems.check("--links", links.build(config)) {
+                problems.check("--links", links.insert(link).map_err(|status| status.message().to_owned()));
+            }
+        }
+        Some(Arc::new(links))
     }
 
-    /// The channel to start with.
-    pub(crate) fn profile(&self) -> Profile {
+    /// The link that the flags describe.
+    fn default_link(&self) -> LinkConfig {
         let channel = ChannelConfig {
             kind: self.channel,
             snr: self.snr_db,
             k_factor: self.k_factor_db,
             coherence: self.coherence as usize,
         };
-        Profile { channel, csi: self.csi, seed: self.seed, version: 0 }
+        LinkConfig {
+            name: links::DEFAULT.to_owned(),
+            next: self.next.clone(),
+            next_link: String::new(),
+            csi: self.csi,
+            seed: self.seed,
+            stages: Chain::from(channel).specs().to_vec(),
+            transport: Transport::default(),
+            schedule: None,
+        }
     }
 }
 
@@ -122,26 +177,25 @@ impl Settings {
         let seed = problems.parse("--seed", &self.seed);
         let hop = problems.parse("--hop", &self.hop);
         let in_flight = problems.parse("--in-flight", &self.in_flight);
-        check(&self.next, in_flight, problems)?;
+        let links = match &self.links {
+            Some(path) => problems.check("--links", read_links(path)),
+            None => Some(Vec::new()),
+        };
         let config = Config {
             next: self.next.clone(),
-            snr_db: snr_db?,
-            channel: channel?,
-            k_factor_db: k_factor_db?,
-            coherence: coherence?,
-            csi: csi?,
-            seed: seed?,
-            hop: hop?,
-            in_flight: in_flight?,
+            links: links.unwrap_or_default(),
+            recordings: self.recordings.clone(),
+            snr_db: snr_db.unwrap_or(SnrDb::MAX),
+            channel: channel.unwrap_or(ChannelKind::Awgn),
+            k_factor_db: k_factor_db.unwrap_or_default(),
+            coherence: coherence.unwrap_or_default(),
+            csi: csi.unwrap_or_default(),
+            seed: seed.unwrap_or_default(),
+            hop: hop.unwrap_or_default(),
+            in_flight: in_flight.unwrap_or(Config::IN_FLIGHT),
         };
-        problems.check("--csi", config.profile().check())?;
+        // With what could not be read at its default: what is wrong beside it is told, too.
+        config.check(problems);
         Some(config)
     }
-}
-
-fn check(next: &str, in_flight: Option<usize>, problems: &mut Problems) -> Option<NextHop> {
-    if let Some(frames) = in_flight {
-        problems.within("--in-flight", frames, 1, 1 << 20);
-    }
-    problems.parse("--next", next)
 }

@@ -1,117 +1,118 @@
 //! One frame through the channel: pure, from a frame and a profile to the frame that arrives.
 
-use semlink_channel::{ChannelKind, ChannelState, FrameKey, iq, pilots};
+use semlink_channel::{FrameKey, SnrDb, iq, pilots};
 use semlink_proto::v1;
 use semlink_service::wire;
 use tonic::Status;
 
+use crate::CsiMode;
 use crate::profile::Profile;
+use crate::record::Symbols;
 
 /// Bytes that a frame's `codec_id` may have.
 ///
-/// With [`wire::MAX_SYMBOLS`] it bounds what goes on, channel state included, to little more than a mebibyte. All clients share the stream to
+/// With [`wire::MAX_SYMBOLS`] it bounds what goes on, channel state included, to less than 2 MiB. All clients of a link share the stream to
 /// the next Link, which would end it for a message above its own limit, 4 MiB.
 const MAX_CODEC_ID: usize = 256;
 
-/// Sends a frame through the channel of this profile. Its noise is named by (seed, `hop`, stream, sequence) and by nothing else.
+/// Symbols before and after the channel.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    pub(crate) before: Symbols,
+    pub(crate) after: Symbols,
+}
+
+/// Sends a frame through the channel of this profile, with this SNR. Its draws are named by `key` and by nothing else.
 ///
 /// Channel state that an emulator before this one attached becomes that of the two channels in a row; if that one attached none, none
-/// can be attached here.
+/// can be attached here. With `keep` the symbols before and after are given back.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` for no symbols, bytes that are no symbols, symbols so large that what arrives is not finite, a `codec_id` that is
 /// too long, too many pilots or a channel state that cannot be.
-pub(crate) fn distort(frame: &mut v1::Frame, profile: &Profile, hop: u64) -> Result<(), Status> {
+#[allow(clippy::result_large_err, reason = "Status is the currency of gRPC services")]
+pub(crate) fn distort(
+    frame: &mut v1::Frame,
+    profile: &Profile,
+    key: FrameKey,
+    snr: SnrDb,
+    keep: bool,
+) -> Result<Option<Heard>, Status> {
+    let refused = |why: String| Err(Status::invalid_argument(why));
     if frame.codec_id.len() > MAX_CODEC_ID {
         let bytes = frame.codec_id.len();
-        return Err(Status::invalid_argument(format!(
-            "codec_id has {bytes} bytes, at most {MAX_CODEC_ID} are accepted"
-        )));
+        return refused(format!("codec_id has {bytes} bytes, at most {MAX_CODEC_ID} are accepted"));
     }
     if frame.pilots.len() > pilots::MAX * iq::SYMBOL_BYTES {
         let bytes = frame.pilots.len();
-        return Err(Status::invalid_argument(format!(
-            "pilots has {bytes} bytes, at most {} pilots are accepted",
-            pilots::MAX
-        )));
+        return refused(format!("pilots has {bytes} bytes, at most {} pilots are accepted", pilots::MAX));
     }
     let mut sounding = wire::symbols("pilots", &frame.pilots)?;
     let mut symbols = wire::symbols("symbols", &frame.symbols)?;
     if symbols.is_empty() {
-        return Err(Status::invalid_argument("symbols: the frame has none"));
+        return refused("symbols: the frame has none".to_owned());
     }
-    let key = FrameKey { seed: profile.seed, link: hop, stream: frame.stream, frame: frame.sequence };
-    let applied = profile.channel.apply(key, &mut symbols);
+    let before = keep.then(|| Symbols { pilots: sounding.clone(), payload: symbols.clone() });
+    let passed = profile.chain.apply(key, snr, &mut sounding, &mut symbols);
     // A next Link would refuse it too, but as if it had come like that.
-    pilots::apply(key, &applied.state, &mut sounding);
-    if !symbols.iter().chain(&sounding).all(|symbol| symbol.is_finite()) {
-        return Err(Status::invalid_argument(
-            "symbols or pilots: too large for the channel, expected a mean power of 1",
-        ));
+    if !(iq::all_finite(&symbols) && iq::all_finite(&sounding)) {
+        return refused("symbols or pilots: too large for the channel, expected a mean power of 1".to_owned());
     }
-    frame.symbols = iq::encode(&symbols).into();
-    frame.pilots = iq::encode(&sounding).into();
     frame.csi = match (profile.csi, &frame.csi, &frame.truth) {
-        (crate::CsiMode::None | crate::CsiMode::Pilots, _, _) => None,
-        (crate::CsiMode::Perfect, Some(before), _) => {
+        (CsiMode::None | CsiMode::Pilots, _, _) => None,
+        (CsiMode::Perfect, Some(before), _) => {
             let before = wire::state(before, symbols.len())?;
-            Some(wire::csi(&in_a_row(&before, &applied.state, symbols.len())))
+            Some(wire::csi(&before.then(passed.state, symbols.len()), None))
         }
         // An emulator before this one keeps its part to itself.
-        (crate::CsiMode::Perfect, None, Some(_)) => None,
-        (crate::CsiMode::Perfect, None, None) => Some(wire::csi(&applied.state)),
+        (CsiMode::Perfect, None, Some(_)) => None,
+        (CsiMode::Perfect, None, None) => Some(wire::csi(&passed.state, passed.taps.as_ref())),
     };
     frame.truth = Some(v1::ChannelTruth {
-        snr_db_requested: profile.channel.snr.db(),
-        snr_db_realised: applied.snr_db_realised,
-        seed: profile.seed,
+        snr_db_requested: snr.db(),
+        snr_db_realised: passed.snr_db_realised,
+        seed: key.seed,
         profile_version: profile.version,
+        link: key.link,
+        stream: key.stream,
+        frame: key.frame,
     });
-    Ok(())
-}
-
-/// State of two channels in a row: y = h2 (h1 x + n1) + n2, so h = h2 h1 and N0 = |h2|^2 N1 + N2.
-///
-/// A state has one N0: where h2 changes within the frame, it is the mean over its blocks.
-fn in_a_row(first: &ChannelState, second: &ChannelState, symbols: usize) -> ChannelState {
-    // With 0 for the whole frame, as in `coherence`, the greatest common divisor is the length that divides both.
-    let coherence = gcd(first.coherence, second.coherence);
-    let block = if coherence == 0 { symbols.max(1) } else { coherence };
-    let starts = (0..symbols.max(1)).step_by(block);
-    let h = starts.map(|symbol| coefficient(second, symbol) * coefficient(first, symbol)).collect();
-    let gain: f32 = second.h.iter().map(|h| h.norm_sqr()).sum::<f32>() / second.h.len().max(1) as f32;
-    ChannelState {
-        kind: if second.kind == ChannelKind::Awgn { first.kind } else { second.kind },
-        h,
-        coherence,
-        noise_var: gain * first.noise_var + second.noise_var,
+    let heard =
+        before.map(|before| Heard { before, after: Symbols { pilots: sounding.clone(), payload: symbols.clone() } });
+    if !sounding.is_empty() {
+        frame.pilots = bytes::Bytes::from_owner(iq::Encoded::from(sounding));
     }
-}
-
-/// Fading of one symbol of a valid state.
-fn coefficient(state: &ChannelState, symbol: usize) -> semlink_channel::Complex32 {
-    let block = symbol.checked_div(state.coherence).unwrap_or(0);
-    state.h.get(block).copied().unwrap_or_default()
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
+    frame.symbols = bytes::Bytes::from_owner(iq::Encoded::from(symbols));
+    Ok(heard)
 }
 
 #[cfg(test)]
 mod tests {
-    use semlink_channel::{ChannelConfig, Complex32, RicianK, SnrDb};
+    use semlink_channel::{Chain, ChannelConfig, ChannelState, Complex32, RicianK};
     use tonic::Code;
 
     use super::*;
-    use crate::CsiMode;
+    use crate::profile::Parts;
+    use crate::transport::Transport;
 
     fn snr(db: f32) -> SnrDb {
         SnrDb::try_new(db).expect("an SNR")
     }
 
     fn profile(channel: ChannelConfig) -> Profile {
-        Profile { channel, csi: CsiMode::Perfect, seed: 3, version: 8 }
+        of_stages(Chain::from(channel).specs())
+    }
+
+    fn of_stages(stages: &[semlink_channel::StageSpec]) -> Profile {
+        let (transport, schedule) = (Transport::default(), None);
+        let parts = Parts { stages, csi: CsiMode::Perfect, seed: 3, transport, schedule };
+        Profile { version: 8, ..Profile::new(parts, &|_| Err("none".to_owned())).expect("a profile") }
+    }
+
+    /// Sends a frame through at the profile's own SNR.
+    fn through(frame: &mut v1::Frame, profile: &Profile, link: u64) -> Result<(), Status> {
+        let key = FrameKey { seed: profile.seed, link, stream: frame.stream, frame: frame.sequence };
+        distort(frame, profile, key, profile.chain.snr(), false).map(|_| ())
     }
 
     /// 64 symbols of mean power 1.
@@ -127,7 +128,7 @@ mod tests {
     fn passed(profiles: &[Profile], sequence: u64) -> (ChannelState, Vec<Complex32>) {
         let mut frame = frame(sequence);
         for (hop, profile) in (0..).zip(profiles) {
-            distort(&mut frame, profile, hop).expect("a good frame");
+            through(&mut frame, profile, hop).expect("a good frame");
         }
         let symbols = iq::decode(&frame.symbols).expect("symbols");
         (wire::state(&frame.csi.expect("channel state"), symbols.len()).expect("a valid state"), symbols)
@@ -147,16 +148,16 @@ mod tests {
         let channel = ChannelConfig::awgn(snr(0.0));
         let arrived = |profile: Profile, hop, stream, sequence| {
             let mut frame = v1::Frame { stream, ..frame(sequence) };
-            distort(&mut frame, &profile, hop).expect("a good frame");
+            through(&mut frame, &profile, hop).expect("a good frame");
             frame.symbols
         };
         let here = profile(channel);
         let all = [
-            arrived(here, 0, 2, 5),
-            arrived(Profile { seed: 4, ..here }, 0, 2, 5),
-            arrived(here, 1, 2, 5),
-            arrived(here, 0, 1, 5),
-            arrived(here, 0, 2, 6),
+            arrived(here.clone(), 0, 2, 5),
+            arrived(Profile { seed: 4, ..here.clone() }, 0, 2, 5),
+            arrived(here.clone(), 1, 2, 5),
+            arrived(here.clone(), 0, 1, 5),
+            arrived(here.clone(), 0, 2, 6),
         ];
         for (i, one) in all.iter().enumerate() {
             assert!(all[i + 1..].iter().all(|other| other != one), "{i}");
@@ -181,7 +182,7 @@ mod tests {
             for sequence in 0..400 {
                 let (state, arrived) = passed(&chain.map(profile), sequence);
                 for (i, (y, x)) in arrived.iter().zip(sent()).enumerate() {
-                    seen += f64::from((y - coefficient(&state, i) * x).norm_sqr());
+                    seen += f64::from((y - state.coefficient(i) * x).norm_sqr());
                     told += f64::from(state.noise_var);
                 }
             }
@@ -194,11 +195,11 @@ mod tests {
     #[test]
     fn an_emulator_tells_nothing_beyond_what_it_may() {
         let open = profile(ChannelConfig::awgn(snr(3.0)));
-        let silent = Profile { csi: CsiMode::None, ..open };
-        for chain in [vec![silent], vec![silent, open], vec![open, silent]] {
+        let silent = Profile { csi: CsiMode::None, ..open.clone() };
+        for chain in [vec![silent.clone()], vec![silent.clone(), open.clone()], vec![open, silent]] {
             let mut frame = frame(0);
             for profile in &chain {
-                distort(&mut frame, profile, 0).expect("a good frame");
+                through(&mut frame, profile, 0).expect("a good frame");
             }
             assert_eq!(frame.csi, None, "{chain:?}");
             assert!(frame.truth.is_some());
@@ -208,12 +209,12 @@ mod tests {
     #[test]
     fn pilots_meet_the_fading_of_their_frame_and_leave_its_noise_alone() {
         let piloted = Profile { csi: CsiMode::Pilots, ..profile(ChannelConfig::rayleigh(snr(40.0))) };
-        let told = Profile { csi: CsiMode::Perfect, ..piloted };
+        let told = Profile { csi: CsiMode::Perfect, ..piloted.clone() };
         let sent = pilots::sequence(8);
         let mut with = v1::Frame { pilots: iq::encode(&sent).into(), ..frame(3) };
         let mut without = frame(3);
-        distort(&mut with, &piloted, 0).expect("a good frame");
-        distort(&mut without, &told, 0).expect("a good frame");
+        through(&mut with, &piloted, 0).expect("a good frame");
+        through(&mut without, &told, 0).expect("a good frame");
         assert_eq!((with.csi.is_none(), &with.symbols), (true, &without.symbols));
         let h = iq::decode(&without.csi.expect("channel state").h).expect("symbols")[0];
         for (y, s) in iq::decode(&with.pilots).expect("symbols").iter().zip(&sent) {
@@ -226,15 +227,15 @@ mod tests {
     fn what_is_no_frame_is_refused() {
         let profile = profile(ChannelConfig::awgn(snr(3.0)));
         let mut partial = v1::Frame { symbols: vec![0; 12].into(), ..frame(0) };
-        assert_eq!(distort(&mut partial, &profile, 0).expect_err("1.5 symbols").code(), Code::InvalidArgument);
+        assert_eq!(through(&mut partial, &profile, 0).expect_err("1.5 symbols").code(), Code::InvalidArgument);
         let mut loud = v1::Frame { symbols: f32::NAN.to_le_bytes().repeat(2).into(), ..frame(0) };
-        assert_eq!(distort(&mut loud, &profile, 0).expect_err("NaN").code(), Code::InvalidArgument);
+        assert_eq!(through(&mut loud, &profile, 0).expect_err("NaN").code(), Code::InvalidArgument);
         let csi = v1::ChannelState { kind: 1, noise_var: -1.0, ..Default::default() };
         let mut odd = v1::Frame { csi: Some(csi), ..frame(0) };
-        assert_eq!(distort(&mut odd, &profile, 0).expect_err("no such state").code(), Code::InvalidArgument);
+        assert_eq!(through(&mut odd, &profile, 0).expect_err("no such state").code(), Code::InvalidArgument);
         for pilots in [vec![0; 7], vec![0; 8 * 1025], f32::NAN.to_le_bytes().repeat(2)] {
             let mut piloted = v1::Frame { pilots: pilots.into(), ..frame(0) };
-            assert_eq!(distort(&mut piloted, &profile, 0).expect_err("pilots").code(), Code::InvalidArgument);
+            assert_eq!(through(&mut piloted, &profile, 0).expect_err("pilots").code(), Code::InvalidArgument);
         }
     }
 }

@@ -1,79 +1,147 @@
-//! The `Link` service: frames in, through the channel, on to the next Link; its reports back.
+//! The `Link` service: frames in, through the channel of their link, on to the next Link; its reports back.
 
 use std::future;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use semlink_proto::v1::{self, link_server::Link};
-use semlink_service::{Drain, peer::LinkClient, wire};
-use tokio::sync::watch;
+use semlink_channel::{FrameKey, iq};
+use semlink_proto::v1::{self, link_server};
+use semlink_service::peer::LINK_METADATA;
+use semlink_service::{Drain, wire};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::distort::distort;
-use crate::profile::Profile;
+use crate::links::{Link, Links, ROOM};
+use crate::record::{Entry, Symbols, note};
 
 /// Answers each frame with exactly one report: that of the next Link, or an error of its own.
 #[derive(Debug, Clone)]
-pub(crate) struct LinkService(Arc<Inner>);
-
-/// What the service works with.
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) next: LinkClient,
-    pub(crate) profile: watch::Receiver<Profile>,
-    pub(crate) hop: u64,
+pub(crate) struct LinkService {
+    pub(crate) links: Arc<Links>,
     /// Frames of one stream that may be under way; beyond it the stream is not read, which holds its sender back.
     pub(crate) in_flight: usize,
     pub(crate) drain: Drain,
 }
 
-impl LinkService {
-    pub(crate) fn new(inner: Inner) -> LinkService {
-        LinkService(Arc::new(inner))
+/// A stream of a link, counted while it is open.
+struct Open(Arc<Link>);
+
+impl Link {
+    /// Room for a frame's symbols: waits while the link holds too many, so that its streams are held back, and no other link's.
+    async fn room(&self, frame: &v1::Frame) -> Option<OwnedSemaphorePermit> {
+        let symbols = (frame.symbols.len() + frame.pilots.len()) / iq::SYMBOL_BYTES;
+        let permits = u32::try_from(symbols.clamp(1, ROOM)).unwrap_or(u32::MAX);
+        // It is never closed.
+        Arc::clone(&self.room).acquire_many_owned(permits).await.ok()
+    }
+
+    async fn answer(&self, frame: v1::Frame) -> v1::FrameReport {
+        let id = frame.id;
+        self.counters.frames.fetch_add(1, Ordering::Relaxed);
+        self.pass(frame).await.unwrap_or_else(|(status, truth)| {
+            let counter = if truth.is_some() { &self.counters.lost } else { &self.counters.failed };
+            counter.fetch_add(1, Ordering::Relaxed);
+            v1::FrameReport { id, error: Some(wire::error(&status)), truth, ..Default::default() }
+        })
+    }
+
+    /// The next Link's report; or why there is none, with the truth for a frame that the transport lost.
+    async fn pass(&self, mut frame: v1::Frame) -> Result<v1::FrameReport, (Status, Option<v1::ChannelTruth>)> {
+        let id = frame.id;
+        // One look at the profile for the whole frame: a change applies to the next one.
+        let profile = Arc::clone(&*self.profile.borrow());
+        let key = FrameKey { seed: profile.seed, link: self.key, stream: frame.stream, frame: frame.sequence };
+        let snr = profile.snr(frame.sequence, self.key);
+        let transport = &profile.transport;
+        let symbols = (frame.symbols.len() + frame.pilots.len()) / iq::SYMBOL_BYTES;
+        let mut departure = transport.is_slow().then(|| self.line.take(transport, key, symbols));
+        let recorder = self.recording().as_ref().map(|recording| recording.entries.clone());
+        let heard = distort(&mut frame, &profile, key, snr, recorder.is_some()).map_err(|status| (status, None))?;
+        let lost = transport.loses(key);
+        if let (Some(entries), Some(heard)) = (recorder, heard) {
+            let realised = frame.truth.map_or(f32::NAN, |truth| truth.snr_db_realised);
+            let mut note = note(id, key, profile.version, snr.db(), realised);
+            (note.pilots, note.symbols, note.lost) = (heard.before.pilots.len(), heard.before.payload.len(), lost);
+            let after = if lost { Symbols::default() } else { heard.after };
+            // It fails when the recording has been stopped meanwhile.
+            let _ = entries.send(Entry { note, profile: Arc::clone(&profile), before: heard.before, after }).await;
+        }
+        if lost {
+            let version = profile.version;
+            return Err((
+                Status::data_loss(format!("the link lost the frame (profile version {version})")),
+                frame.truth,
+            ));
+        }
+        if let Some(departure) = &mut departure {
+            departure.wait().await;
+        }
+        let sent = self.client.send(frame).await.map_err(|status| (status, None))?;
+        // The frame after this one may go.
+        drop(departure);
+        sent.report().await.map_err(|status| (status, None))
     }
 }
 
-impl Inner {
-    async fn answer(&self, mut frame: v1::Frame) -> v1::FrameReport {
-        let id = frame.id;
-        // One look at the profile for the whole frame: a change applies to the next one.
-        let profile = *self.profile.borrow();
-        let forwarded = match distort(&mut frame, &profile, self.hop) {
-            Ok(()) => self.next.transmit(frame).await,
-            Err(status) => Err(status),
-        };
-        forwarded.unwrap_or_else(|status| v1::FrameReport {
-            id,
-            error: Some(wire::error(&status)),
-            ..Default::default()
-        })
+impl Open {
+    fn new(link: Arc<Link>) -> Open {
+        link.counters.streams.fetch_add(1, Ordering::Relaxed);
+        Open(link)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.counters.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 #[tonic::async_trait]
-impl Link for LinkService {
+impl link_server::Link for LinkService {
     type TransmitStream = BoxStream<'static, Result<v1::FrameReport, Status>>;
 
     async fn transmit(&self, request: Request<Streaming<v1::Frame>>) -> Result<Response<Self::TransmitStream>, Status> {
-        let inner = Arc::clone(&self.0);
+        let name = match request.metadata().get(LINK_METADATA) {
+            Some(name) => name.to_str().map_err(|_| Status::invalid_argument(format!("{LINK_METADATA} is no name")))?,
+            None => "",
+        };
+        let open = Open::new(self.links.get(name)?);
+        let link = Arc::clone(&open.0);
         // Set when the stream breaks: told last, after the reports of all frames that came before.
         let broken = Arc::new(OnceLock::new());
         let frames = request.into_inner().scan((), {
             let broken = Arc::clone(&broken);
             move |(), frame| future::ready(frame.map_err(|status| broken.set(status)).ok())
         });
-        let (drained, in_flight) = (inner.drain.started(), inner.in_flight);
+        let (drained, gone, in_flight) = (self.drain.started(), link.gone.started(), self.in_flight);
         let reports = frames
             // A drain ends the reading; what was read is still answered.
             .take_until(drained)
-            .map(move |frame| {
-                let inner = Arc::clone(&inner);
-                async move { Ok(inner.answer(frame).await) }
+            .take_until(gone)
+            .then({
+                let link = Arc::clone(&link);
+                move |frame| {
+                    let link = Arc::clone(&link);
+                    async move { (link.room(&frame).await, frame) }
+                }
+            })
+            .map(move |(room, frame)| {
+                let link = Arc::clone(&link);
+                async move {
+                    let report = link.answer(frame).await;
+                    drop(room);
+                    Ok(report)
+                }
             })
             .buffer_unordered(in_flight);
-        let end =
-            stream::once(async move { broken.get().cloned() }).filter_map(|status| future::ready(status.map(Err)));
+        let end = stream::once(async move {
+            drop(open);
+            broken.get().cloned()
+        });
+        let end = end.filter_map(|status| future::ready(status.map(Err)));
         Ok(Response::new(reports.chain(end).boxed()))
     }
 }

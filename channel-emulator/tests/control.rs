@@ -4,10 +4,10 @@ mod support;
 
 use futures::stream;
 use semlink_proto::v1::{
-    ChannelKind, ChannelProfile, CsiMode, GetChannelRequest, ResetChannelRequest, SetChannelRequest,
+    ChannelKind, ChannelProfile, CsiMode, GetChannelRequest, ResetChannelRequest, SetChannelRequest, Transport,
     WatchChannelRequest, link_client::LinkClient,
 };
-use support::{arrived, frame, pair};
+use support::{arrived, frame, pair, stages};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Code;
@@ -68,7 +68,7 @@ async fn a_frame_never_meets_two_profiles() {
 async fn set_get_reset_and_watch_agree() {
     let (emulator, mirror, _frames) = pair(10.0, |config| config.seed = 4).await;
     let mut control = emulator.control().await;
-    let mut watched = control.watch_channel(WatchChannelRequest {}).await.expect("a watch").into_inner();
+    let mut watched = control.watch_channel(WatchChannelRequest::default()).await.expect("a watch").into_inner();
     let start = ChannelProfile {
         kind: ChannelKind::Awgn.into(),
         snr_db: 10.0,
@@ -77,9 +77,13 @@ async fn set_get_reset_and_watch_agree() {
         csi: CsiMode::Perfect.into(),
         seed: 4,
         version: 0,
+        link: "default".into(),
+        stages: stages(&["awgn,snr_db=10"]),
+        transport: Some(Transport::default()),
+        schedule: None,
     };
-    assert_eq!(watched.message().await.expect("a profile"), Some(start));
-    assert_eq!(control.get_channel(GetChannelRequest {}).await.expect("a profile").into_inner(), start);
+    assert_eq!(watched.message().await.expect("a profile").as_ref(), Some(&start));
+    assert_eq!(control.get_channel(GetChannelRequest::default()).await.expect("a profile").into_inner(), start);
 
     let change = SetChannelRequest {
         kind: Some(ChannelKind::Rician.into()),
@@ -88,6 +92,7 @@ async fn set_get_reset_and_watch_agree() {
         coherence: Some(8),
         csi: Some(CsiMode::None.into()),
         seed: Some(5),
+        ..Default::default()
     };
     let changed = ChannelProfile {
         kind: ChannelKind::Rician.into(),
@@ -97,9 +102,11 @@ async fn set_get_reset_and_watch_agree() {
         csi: CsiMode::None.into(),
         seed: 5,
         version: 1,
+        stages: stages(&["rician,k_factor_db=3,coherence=8", "awgn,snr_db=-2.5"]),
+        ..start.clone()
     };
     assert_eq!(control.set_channel(change).await.expect("a valid change").into_inner(), changed);
-    assert_eq!(watched.message().await.expect("a profile"), Some(changed));
+    assert_eq!(watched.message().await.expect("a profile").as_ref(), Some(&changed));
 
     // Nothing valid before the invalid field is applied either.
     let half_wrong =
@@ -107,9 +114,9 @@ async fn set_get_reset_and_watch_agree() {
     let status = control.set_channel(half_wrong).await.expect_err("NaN");
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("snr_db"), "{status}");
-    assert_eq!(control.get_channel(GetChannelRequest {}).await.expect("a profile").into_inner(), changed);
+    assert_eq!(control.get_channel(GetChannelRequest::default()).await.expect("a profile").into_inner(), changed);
 
-    let reset = control.reset_channel(ResetChannelRequest {}).await.expect("a profile").into_inner();
+    let reset = control.reset_channel(ResetChannelRequest::default()).await.expect("a profile").into_inner();
     assert_eq!(reset, ChannelProfile { version: 2, ..start });
     assert_eq!(watched.message().await.expect("a profile"), Some(reset));
     // An open watch does not hold a shutdown back; it ends with it.

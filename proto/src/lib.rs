@@ -6,6 +6,8 @@ pub mod v1 {
     tonic::include_proto!("semlink.v1");
 }
 
+pub use prost_types;
+
 /// Encoded `FileDescriptorSet` of the package, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/semlink.bin"));
 
@@ -23,7 +25,7 @@ mod tests {
         let file = set.file.iter().find(|file| file.package() == "semlink.v1").expect("the package");
         let services: Vec<&str> = file.service.iter().map(|service| service.name()).collect();
         assert_eq!(services, ["Transmitter", "Link", "ChannelControl", "Decisions"]);
-        assert_eq!(file.enum_type.len(), 2);
+        assert_eq!(file.enum_type.len(), 3);
         for kind in &file.enum_type {
             let zero = kind.value.iter().find(|value| value.number() == 0).expect("a zero");
             assert!(zero.name().ends_with("_UNSPECIFIED"), "{}", zero.name());

@@ -111,7 +111,7 @@ async fn measure(peers: &mut Peers, plan: &Plan, dataset: &Dataset) -> Result<Ve
 
 impl Peers {
     async fn get(&mut self) -> Result<v1::ChannelProfile> {
-        let got = self.control.get_channel(v1::GetChannelRequest {}).await;
+        let got = self.control.get_channel(v1::GetChannelRequest::default()).await;
         Ok(got.map_err(|status| client::failed(&self.control_url, &status))?.into_inner())
     }
 
@@ -210,7 +210,12 @@ impl Tally {
 
 /// The change that leads back to a profile.
 fn restore(profile: &v1::ChannelProfile) -> SetChannelRequest {
-    SetChannelRequest { kind: Some(profile.kind), snr_db: Some(profile.snr_db), ..Default::default() }
+    SetChannelRequest {
+        link: profile.link.clone(),
+        stages: profile.stages.clone(),
+        schedule: Some(profile.schedule.clone().unwrap_or_default()),
+        ..Default::default()
+    }
 }
 
 /// Hidden where standard error is no terminal.

@@ -15,6 +15,10 @@ pub struct Config {
     #[arg(long, env = "SEMLINK_NEXT", value_name = "URL")]
     pub next: String,
 
+    /// Name of the channel emulator's link that the frames take; empty: its default one
+    #[arg(long, env = "SEMLINK_LINK", value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub link: String,
+
     /// Directory of the codec bundle; the transmitter reads its encoder half and bundle.json
     #[arg(long, env = "SEMLINK_BUNDLE", value_name = "DIR")]
     pub bundle: PathBuf,
@@ -69,6 +73,7 @@ impl Config {
     pub fn new(next: impl Into<String>, bundle: impl Into<PathBuf>, rate: Rate) -> Config {
         Config {
             next: next.into(),
+            link: String::new(),
             bundle: bundle.into(),
             rate,
             target: Config::TARGET,

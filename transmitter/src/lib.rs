@@ -69,6 +69,7 @@ fn prepare(config: &Config) -> Result<(Encoder, NextHop), Error> {
     let mut problems = Problems::new();
     config.check(&mut problems);
     let next = problems.parse::<NextHop>("--next", &config.next);
+    let next = next.and_then(|next| problems.check("--link", next.with_link(&config.link)));
     let bundle = format!("--bundle {}", config.bundle.display());
     let half = problems.check(&bundle, EncoderHalf::open(&config.bundle));
     let encoder = half.and_then(|half| {

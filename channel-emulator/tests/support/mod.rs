@@ -126,6 +126,11 @@ pub(crate) async fn pair(
     (Service::emulator(config).await, mirror, frames)
 }
 
+/// Stages as they travel.
+pub(crate) fn stages(texts: &[&str]) -> Vec<semlink_proto::prost_types::Struct> {
+    texts.iter().map(|text| semlink_service::wire::stage(&text.parse().expect("a stage"))).collect()
+}
+
 /// 64 symbols of mean power 1.
 pub(crate) fn sent() -> Vec<Complex32> {
     (0..64).map(|i| Complex32::from_polar(1.0, i as f32)).collect()

@@ -3,11 +3,9 @@
 use num_complex::Complex32;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Awgn, ChannelKind, ChannelState, Fading, FrameKey, Rayleigh, Rician, RicianK, SnrDb,
-    noise::Source,
-    state::{block_len, blocks},
-};
+use crate::fading::multiply;
+use crate::gaussian::{Gaussian, Powers};
+use crate::{ChannelKind, ChannelState, FrameKey, RicianK, SnrDb, Substream};
 
 /// One channel, fully described. As text (TOML, JSON ...): `kind`, `snr_db`, `k_factor_db` (default 6) and `coherence` (default 0).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -62,22 +60,23 @@ impl ChannelConfig {
     pub fn draw_into(&self, key: FrameKey, symbols: usize, state: &mut ChannelState) {
         state.kind = self.kind;
         state.noise_var = self.snr.noise_var();
-        state.coherence = match self.kind {
-            ChannelKind::Awgn => 0,
-            ChannelKind::Rayleigh | ChannelKind::Rician => self.coherence,
-        };
-        state.h.clear();
-        state.h.resize(blocks(symbols, state.coherence), Complex32::ZERO);
-        match self.kind {
-            ChannelKind::Awgn => Awgn.fill(key, &mut state.h),
-            ChannelKind::Rayleigh => Rayleigh.fill(key, &mut state.h),
-            ChannelKind::Rician => Rician { k_factor: self.k_factor }.fill(key, &mut state.h),
+        match self.fading() {
+            Some(fading) => {
+                state.coherence = self.coherence;
+                fading.draw(&key.draws(0), symbols, &mut state.h);
+            }
+            None => {
+                state.coherence = 0;
+                state.h.clear();
+                state.h.push(Complex32::ONE);
+            }
         }
     }
 
     /// Sends one frame through the channel in place: y_i = h_b(i) x_i + n_i, a complex product, b(i) the block of symbol i.
     ///
     /// The symbols should have mean power 1 ([`crate::power::normalize`]); noise is drawn for Es = 1 and is not scaled to the power sent.
+    /// [`crate::Chain`] has more channels, and for this one gives the same bits.
     pub fn apply(&self, key: FrameKey, symbols: &mut [Complex32]) -> Applied {
         let mut state = self.empty_state();
         let snr_db_realised = self.apply_into(key, symbols, &mut state);
@@ -87,19 +86,12 @@ impl ChannelConfig {
     /// [`ChannelConfig::apply`] with a state whose memory is used again; returns the realised SNR in dB.
     pub fn apply_into(&self, key: FrameKey, symbols: &mut [Complex32], state: &mut ChannelState) -> f32 {
         self.draw_into(key, symbols.len(), state);
-        let mut source = Source::new(key, state.noise_var);
-        let (mut signal_power, mut noise_power) = (0f64, 0f64);
-        let len = block_len(symbols.len(), state.coherence);
-        for (block, h) in symbols.chunks_mut(len).zip(&state.h) {
-            for symbol in block {
-                let signal = h * *symbol;
-                let noise = source.draw();
-                signal_power += f64::from(signal.norm_sqr());
-                noise_power += f64::from(noise.norm_sqr());
-                *symbol = signal + noise;
-            }
+        if self.kind != ChannelKind::Awgn {
+            multiply(symbols, &state.h, state.coherence);
         }
-        (10.0 * (signal_power / noise_power).log10()) as f32
+        let mut noise = Gaussian::new(key.generator(Substream::Noise), state.noise_var);
+        let Powers { signal, noise } = noise.add(symbols);
+        (10.0 * (signal / noise).log10()) as f32
     }
 
     fn empty_state(&self) -> ChannelState {

@@ -23,6 +23,68 @@ pub enum Error {
         /// The text as it was given.
         value: String,
     },
+    /// A model that does not exist.
+    #[error("model is {name:?}, must be one of {known}")]
+    UnknownModel {
+        /// The name as it was given.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// A parameter that its model does not have.
+    #[error("{model} has no parameter {name:?}, only {known}")]
+    UnknownParameter {
+        /// Name of the model.
+        model: &'static str,
+        /// The name as it was given.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// A parameter without a default that was not given.
+    #[error("{model}: {name} is missing, must be {range}")]
+    MissingParameter {
+        /// Name of the model.
+        model: &'static str,
+        /// Name of the parameter.
+        name: &'static str,
+        /// The allowed values.
+        range: String,
+    },
+    /// A parameter outside its range, of the wrong type, or not together with the others.
+    #[error("{model}: {name} is {value}, must be {range}")]
+    Parameter {
+        /// Name of the model.
+        model: &'static str,
+        /// Name of the parameter.
+        name: &'static str,
+        /// The value as it was given.
+        value: String,
+        /// The allowed values.
+        range: String,
+    },
+    /// A stage's text that cannot be read.
+    #[error("stage {text:?}: {part:?} is no NAME=VALUE or there for the second time, expected MODEL,NAME=VALUE,...")]
+    StageText {
+        /// The whole text.
+        text: String,
+        /// The part that is wrong.
+        part: String,
+    },
+    /// Impulse responses that cannot be had or used.
+    #[error("impulse responses {file:?}: {problem}")]
+    Responses {
+        /// Their name.
+        file: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Stages that make no chain.
+    #[error("stages: {problem}")]
+    Chain {
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// A NaN or an infinity among complex values.
     #[error("{field}[{index}] is {value}, must be finite")]
     NonFinite {

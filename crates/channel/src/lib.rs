@@ -27,31 +27,32 @@
 //! # }
 //! ```
 
-mod awgn;
+mod chain;
 mod config;
+mod doppler;
 mod error;
 mod fading;
+mod fir;
+mod gaussian;
 mod key;
-mod rayleigh;
-mod rician;
+mod spec;
 mod state;
 mod types;
 
 pub mod equalize;
 pub mod iq;
 pub mod limit;
+pub mod models;
 pub mod noise;
 pub mod pilots;
 pub mod power;
 pub mod stats;
 
-pub use awgn::Awgn;
+pub use chain::{Chain, Passed};
 pub use config::{Applied, ChannelConfig};
 pub use error::{Error, Result};
-pub use fading::Fading;
-pub use key::{FrameKey, Substream};
+pub use key::{Draws, FrameKey, Substream};
 pub use num_complex::Complex32;
-pub use rayleigh::Rayleigh;
-pub use rician::Rician;
+pub use spec::{Kind, Library, Parameter, Responses, StageSpec, Value};
 pub use state::ChannelState;
 pub use types::{ChannelKind, ChannelUses, RicianK, SnrDb};

@@ -16,7 +16,8 @@ use std::str::FromStr;
 use num_complex::Complex32;
 use serde::{Deserialize, Serialize};
 
-use crate::{ChannelKind, ChannelState, Error, FrameKey, Result, Substream, noise};
+use crate::gaussian::Gaussian;
+use crate::{ChannelKind, ChannelState, Error, FrameKey, Result, Substream};
 
 /// Fewest pilots of a frame: one alone cannot tell its noise from fading.
 pub const MIN: usize = 2;
@@ -74,10 +75,10 @@ pub fn sequence(count: usize) -> Vec<Complex32> {
 /// substream for pilots.
 pub fn apply(key: FrameKey, state: &ChannelState, pilots: &mut [Complex32]) {
     let h = state.h.first().copied().unwrap_or(Complex32::ONE);
-    let mut source = noise::Source::of(key, Substream::PilotNoise, state.noise_var);
-    for pilot in pilots {
-        *pilot = h * *pilot + source.draw();
+    for pilot in pilots.iter_mut() {
+        *pilot *= h;
     }
+    Gaussian::new(key.generator(Substream::PilotNoise), state.noise_var).add(pilots);
 }
 
 /// Estimates the channel of a frame from its received pilots, those of [`sequence`], and its received payload.

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use semlink_channel::{
-    ChannelConfig, ChannelKind, ChannelState, ChannelUses, Complex32, Error, RicianK, SnrDb, equalize, iq, power,
+    Chain, ChannelConfig, ChannelKind, ChannelState, ChannelUses, Complex32, Error, Kind, Responses, RicianK, SnrDb,
+    StageSpec, Value, equalize, iq, models, power,
 };
 
 fn complex(part: impl Strategy<Value = f32> + Clone) -> impl Strategy<Value = Complex32> {
@@ -194,4 +195,188 @@ fn states_from_outside_are_checked() {
     let mut y = [Complex32::ONE; 9];
     y[5].re = f32::NAN;
     assert!(matches!(equalize::mmse(&y, &good), Err(Error::NonFinite { index: 5, .. })));
+}
+
+/// A stage of this model with what it must be given.
+fn stage(model: &str) -> StageSpec {
+    match model {
+        "awgn" => StageSpec::new("awgn").with("snr_db", 10.0),
+        "playback" => StageSpec::new("playback").with_value("file", Value::Text("hall".to_owned())),
+        _ => StageSpec::new(model),
+    }
+}
+
+/// A chain of this stage and, unless it is one itself, noise; of impulse responses there is one.
+fn build(spec: StageSpec) -> Result<Chain, Error> {
+    let mut stages = vec![spec];
+    if stages[0].model != "awgn" {
+        stages.push(stage("awgn"));
+    }
+    let responses = Responses { taps: 1, values: [Complex32::ONE].into() };
+    Chain::with_library(&stages, &|name| if name == "hall" { Ok(responses.clone()) } else { Err("none".to_owned()) })
+}
+
+#[test]
+fn every_parameter_is_refused_outside_its_range_by_name() {
+    let list = |x: f64| Value::Numbers(vec![0.0, x]);
+    let text = |text: &str| Value::Text(text.to_owned());
+    for model in models::ALL {
+        build(stage(model.name)).unwrap();
+        for parameter in model.parameters {
+            let (wrong, allowed) = match parameter.kind {
+                Kind::Number(least, most, default) => {
+                    assert!(default.is_none_or(|default| (least..=most).contains(&default)));
+                    let edge = |x: f64| x.abs().max(1e-3) * 1e-9;
+                    let outside = [least - edge(least), most + edge(most), f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+                    let mut wrong = outside.map(Value::Number).to_vec();
+                    wrong.extend([text("much"), list(least)]);
+                    (wrong, format!("must be a number in [{least}, {most}]"))
+                }
+                Kind::Whole(least, most, default) => {
+                    assert!((least..=most).contains(&default));
+                    let outside = [least as f64 - 1.0, most as f64 + 1.0, least as f64 + 0.5, f64::NAN, f64::INFINITY];
+                    let mut wrong = outside.map(Value::Number).to_vec();
+                    wrong.extend([text("many"), list(1.0)]);
+                    (wrong, format!("must be a whole number in [{least}, {most}]"))
+                }
+                Kind::Choice(names) => {
+                    let wrong = vec![text("none of them"), text(""), Value::Number(1.0), list(1.0)];
+                    (wrong, format!("must be one of {}", names.join(", ")))
+                }
+                Kind::Numbers(least, most) => {
+                    let outside = [list(least - 1.0), list(most * 1.5), list(f64::NAN), list(f64::INFINITY)];
+                    let mut wrong = outside.to_vec();
+                    wrong.extend([Value::Number(least - 1.0), Value::Number(f64::NAN), text("several")]);
+                    (wrong, format!("must be a list of numbers in [{least}, {most}]"))
+                }
+                Kind::Responses => {
+                    let wrong = vec![text(""), Value::Number(1.0), list(1.0)];
+                    (wrong, "must be the name of a recording of impulse responses".to_owned())
+                }
+            };
+            for value in wrong {
+                let error = build(stage(model.name).with_value(parameter.name, value.clone())).unwrap_err();
+                let expected = format!("{}: {} is {value}, {allowed}", model.name, parameter.name);
+                assert_eq!(error.to_string(), expected);
+                assert!(matches!(error, Error::Parameter { .. }));
+            }
+        }
+    }
+}
+
+#[test]
+fn missing_and_unknown_parameters_are_refused_by_name() {
+    let message = |spec: &str| build(spec.parse().unwrap()).unwrap_err().to_string();
+    // Only these two must be given something.
+    assert_eq!(message("awgn"), "awgn: snr_db is missing, must be a number in [-60, 100]");
+    let file = "playback: file is missing, must be the name of a recording of impulse responses";
+    assert_eq!(message("playback,scale=none"), file);
+    for model in models::ALL.into_iter().filter(|model| !["awgn", "playback"].contains(&model.name)) {
+        build(StageSpec::new(model.name)).unwrap();
+    }
+    for model in models::ALL {
+        let names: Vec<&str> = model.parameters.iter().map(|parameter| parameter.name).collect();
+        for unknown in ["snr", "Doppler", "model", ""] {
+            let error = build(stage(model.name).with(unknown, 1.0)).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("{} has no parameter {unknown:?}, only {}", model.name, names.join(", "))
+            );
+        }
+    }
+    let names = models::ALL.map(|model| model.name).join(", ");
+    for unknown in ["AWGN", "fog", ""] {
+        assert_eq!(message(unknown), format!("model is {unknown:?}, must be one of {names}"));
+        assert!(matches!(StageSpec::new(unknown).description(), Err(Error::UnknownModel { .. })));
+    }
+}
+
+#[test]
+fn parameters_that_do_not_go_together_are_refused() {
+    let message = |spec: &str| build(spec.parse().unwrap()).unwrap_err().to_string();
+    for (spec, expected) in [
+        ("tdl,profile=custom", "tdl: delays_ns is 0, must be 1 to 1024 delays for profile custom"),
+        ("tdl,profile=custom,delays_ns=0:5,powers_db=0", "tdl: powers_db is 1 values, must be as many as delays_ns, 2"),
+        ("tdl,delays_ns=0:5,powers_db=0:0", "tdl: profile is A, must be custom where delays_ns or powers_db are given"),
+        ("tdl,profile=B,k_factor_db=3", "tdl: k_factor_db is 3, must be left out for profile B, whose table has it"),
+        (
+            "tdl,profile=custom,delays_ns=0,powers_db=0,delay_spread_ns=5",
+            "tdl: delay_spread_ns is 5, must be left out for profile custom, which has delays_ns",
+        ),
+        (
+            "tdl,symbol_rate_hz=1e9",
+            "tdl: symbol_rate_hz is 1000000000: 966 symbols, must be such that the longest delay spans at most 243 symbols",
+        ),
+        (
+            "gilbert_elliott,to_bad=0,to_good=0",
+            "gilbert_elliott: to_good is 0, and to_bad, too, must be above 0 for one of them",
+        ),
+    ] {
+        assert_eq!(message(spec), expected);
+    }
+    let long = Value::Numbers(vec![0.0; 1_025]);
+    let many = stage("tdl").with_value("profile", Value::Text("custom".to_owned())).with_value("delays_ns", long);
+    let found = build(many).unwrap_err().to_string();
+    assert_eq!(found, "tdl: delays_ns is 1025, must be 1 to 1024 delays for profile custom");
+}
+
+#[test]
+fn stages_are_written_as_they_are_read() {
+    let texts = [
+        "awgn,snr_db=-2.5",
+        "rayleigh",
+        "rician,doppler=0.001,k_factor_db=3,spacing=1099511627776",
+        "tdl,profile=C,symbol_rate_hz=30720000",
+        "tdl,delays_ns=0:50.5:1000,powers_db=0:-3:-9.25,profile=custom",
+        "playback,file=hall 2.sigmf-meta,scale=none",
+    ];
+    for text in texts {
+        let spec: StageSpec = text.parse().unwrap();
+        assert_eq!(spec.to_string(), text);
+        let json = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<StageSpec>(&json).unwrap(), spec, "{json}");
+        let toml = toml::to_string(&spec).unwrap();
+        assert_eq!(toml::from_str::<StageSpec>(&toml).unwrap(), spec, "{toml}");
+    }
+    let spaced: StageSpec = " tdl , profile = D,delay_spread_ns= 30 ".parse().unwrap();
+    assert_eq!(spaced.to_string(), "tdl,delay_spread_ns=30,profile=D");
+
+    // A file's numbers may have no point.
+    let spec = StageSpec::new("rician").with("k_factor_db", 3.0).with("coherence", 16.0);
+    assert_eq!(
+        serde_json::from_str::<StageSpec>(r#"{"model": "rician", "k_factor_db": 3, "coherence": 16}"#).unwrap(),
+        spec
+    );
+    assert_eq!(toml::from_str::<StageSpec>("model = \"rician\"\nk_factor_db = 3\ncoherence = 16").unwrap(), spec);
+    let list = StageSpec::new("tdl").with_value("delays_ns", Value::Numbers(vec![0.0, 10.0]));
+    assert_eq!(toml::from_str::<StageSpec>("model = \"tdl\"\ndelays_ns = [0, 10]").unwrap(), list);
+    for wrong in [
+        r#"{"k_factor_db": 3}"#,
+        r#"{"model": 3}"#,
+        r#"{"model": "cfo", "offset": {"a": 1}}"#,
+        r#"{"model": "cfo", "offset": true}"#,
+    ] {
+        assert!(serde_json::from_str::<StageSpec>(wrong).is_err(), "{wrong}");
+    }
+    for (text, part) in [("awgn,snr_db", "snr_db"), ("awgn,snr_db=1,", ""), ("awgn,snr_db=1,snr_db=2", "snr_db=2")] {
+        let error = text.parse::<StageSpec>().unwrap_err();
+        assert_eq!(error, Error::StageText { text: text.to_owned(), part: part.to_owned() });
+    }
+}
+
+proptest! {
+    /// Whatever the text, there is a chain or an error.
+    #[test]
+    fn any_stage_text_is_built_or_refused(
+        model in prop_oneof![prop::sample::select(models::ALL.map(|model| model.name).to_vec()), Just("x")],
+        parameters in prop::collection::vec((0usize..12, "[-0-9a-zA-E.:]{0,8}"), 0..4),
+    ) {
+        let known = models::find(model).map(|model| model.parameters).unwrap_or_default();
+        let name = |at: usize| known.get(at).map_or("snr_db", |parameter| parameter.name);
+        let text: String = parameters.iter().fold(model.to_owned(), |text, (at, value)| format!("{text},{}={value}", name(*at)));
+        if let Ok(spec) = text.parse::<StageSpec>() {
+            prop_assert_eq!(spec.to_string().parse::<StageSpec>().is_ok(), true);
+            let _ = build(spec);
+        }
+    }
 }

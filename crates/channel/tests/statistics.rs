@@ -7,7 +7,9 @@ use semlink_channel::{
     ChannelConfig, ChannelKind, ChannelState, Complex32, FrameKey, RicianK, SnrDb, equalize, noise, power,
 };
 
-const SIGMAS: f64 = 5.0;
+mod support;
+
+use support::{KS_MILLIONTH, SIGMAS, kolmogorov_smirnov, mean, normal_cdf, rice_cdf};
 
 fn key(frame: u64) -> FrameKey {
     FrameKey { seed: 11, link: 1, stream: 5, frame }
@@ -22,7 +24,7 @@ fn k_factor(db: f32) -> RicianK {
 }
 
 fn linear(db: f32) -> f64 {
-    10f64.powf(f64::from(db) / 10.0)
+    support::linear(f64::from(db))
 }
 
 /// BPSK on the real axis, deterministic and balanced.
@@ -34,54 +36,6 @@ fn bpsk(symbols: usize) -> Vec<Complex32> {
 fn coefficients(kind: ChannelKind, k: RicianK, n: usize) -> Vec<Complex32> {
     let config = ChannelConfig { kind, coherence: 1, ..ChannelConfig::rician(snr(10.0), k) };
     config.draw(key(0), n).h
-}
-
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let n = values.len() as f64;
-    values.sum::<f64>() / n
-}
-
-/// Largest distance between the samples' distribution and `cdf`, times sqrt(n).
-fn kolmogorov_smirnov(samples: &[f64], cdf: impl Fn(f64) -> f64) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let n = sorted.len() as f64;
-    let distance = |(i, x): (usize, &f64)| {
-        let p = cdf(*x);
-        (p - i as f64 / n).max((i + 1) as f64 / n - p)
-    };
-    sorted.iter().enumerate().map(distance).fold(0.0, f64::max) * n.sqrt()
-}
-
-/// Kolmogorov's statistic exceeds this with probability 2 exp(-2 x^2) = 1e-6.
-const KS_LIMIT: f64 = 2.694;
-
-fn normal_cdf(x: f64) -> f64 {
-    0.5 * libm::erfc(-x * FRAC_1_SQRT_2)
-}
-
-/// Distribution function of a Rice variable with unit mean power, tabulated: the density
-/// 2 (K+1) r exp(-K - (K+1) r^2) I0(2 r sqrt(K (K+1))), with I0(x) e^-x the mean of exp(x (cos t - 1)) over a circle, summed by
-/// the midpoint rule.
-fn rice_cdf(k: f64) -> impl Fn(f64) -> f64 {
-    const STEP: f64 = 1e-3;
-    let density = move |r: f64| {
-        let x = 2.0 * r * (k * (k + 1.0)).sqrt();
-        let i0_scaled =
-            (0..400).map(|i| (x * (((i as f64 + 0.5) * TAU / 400.0).cos() - 1.0)).exp()).sum::<f64>() / 400.0;
-        let exponent = x - k - (k + 1.0) * r * r;
-        2.0 * (k + 1.0) * r * exponent.exp() * i0_scaled
-    };
-    let mut table = vec![0.0];
-    for i in 0..6_000 {
-        table.push(table[i] + STEP * density((i as f64 + 0.5) * STEP));
-    }
-    assert!((table[6_000] - 1.0).abs() < 1e-6, "the density integrates to {}", table[6_000]);
-    move |r| {
-        let position = r / STEP;
-        let index = (position as usize).min(5_999);
-        table[index] + (table[index + 1] - table[index]) * (position - index as f64).min(1.0)
-    }
 }
 
 #[test]
@@ -99,7 +53,7 @@ fn noise_is_circular_gaussian_with_n0_in_total() {
             assert!(mean(axis_samples.iter().copied()).abs() < SIGMAS * axis.sqrt() / root_n);
             let variance = mean(axis_samples.iter().map(|x| x * x));
             assert!((variance / axis - 1.0).abs() < SIGMAS * 2f64.sqrt() / root_n, "{variance}, expected {axis}");
-            assert!(kolmogorov_smirnov(axis_samples, |x| normal_cdf(x / axis.sqrt())) < KS_LIMIT);
+            assert!(kolmogorov_smirnov(axis_samples, |x| normal_cdf(x / axis.sqrt())) < KS_MILLIONTH);
         }
         let covariance = mean(re.iter().zip(&im).map(|(a, b)| a * b));
         assert!(covariance.abs() < SIGMAS * axis / root_n);
@@ -157,9 +111,9 @@ fn rayleigh_amplitude_and_phase() {
     let power = mean(h.iter().map(|h| f64::from(h.norm_sqr())));
     assert!((power - 1.0).abs() < SIGMAS / (N as f64).sqrt(), "{power}");
     let amplitude: Vec<f64> = h.iter().map(|h| f64::from(h.norm())).collect();
-    assert!(kolmogorov_smirnov(&amplitude, |r| 1.0 - (-r * r).exp()) < KS_LIMIT);
+    assert!(kolmogorov_smirnov(&amplitude, |r| 1.0 - (-r * r).exp()) < KS_MILLIONTH);
     let phase: Vec<f64> = h.iter().map(|h| f64::from(h.arg())).collect();
-    assert!(kolmogorov_smirnov(&phase, |t| t / TAU + 0.5) < KS_LIMIT);
+    assert!(kolmogorov_smirnov(&phase, |t| t / TAU + 0.5) < KS_MILLIONTH);
 }
 
 #[test]
@@ -174,7 +128,7 @@ fn rician_amplitude_at_several_k() {
         assert!((power - 1.0).abs() < SIGMAS * deviation / (N as f64).sqrt(), "K {db} dB: {power}");
         let amplitude: Vec<f64> = h.iter().map(|h| f64::from(h.norm())).collect();
         let statistic = kolmogorov_smirnov(&amplitude, rice_cdf(k));
-        assert!(statistic < KS_LIMIT, "K {db} dB: {statistic}");
+        assert!(statistic < KS_MILLIONTH, "K {db} dB: {statistic}");
     }
     let nearly_fixed = coefficients(ChannelKind::Rician, RicianK::MAX, 1_000);
     assert!(nearly_fixed.iter().all(|h| (h.norm() - 1.0).abs() < 0.01));
@@ -192,7 +146,7 @@ fn rician_line_of_sight_has_one_uniform_phase_per_frame() {
             f64::from(line_of_sight.arg())
         })
         .collect();
-    assert!(kolmogorov_smirnov(&phases, |t| t / TAU + 0.5) < KS_LIMIT);
+    assert!(kolmogorov_smirnov(&phases, |t| t / TAU + 0.5) < KS_MILLIONTH);
 }
 
 /// Without noise to speak of, y/x shows the coefficient of each symbol: constant within a block, independent between blocks.

@@ -12,8 +12,9 @@ use futures::future::{BoxFuture, Shared};
 use semlink_proto::v1::{self, link_client};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Endpoint;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 /// Frames that may wait to be written; beyond it callers wait.
 const WRITE_QUEUE: usize = 256;
@@ -25,11 +26,27 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 window of bytes, so that a stream of many small messages is not held up by acknowledgements.
 const WINDOW: u32 = 1 << 20;
 
+/// Names, in the metadata of a Transmit stream, the link of an emulator that its frames are for.
+pub const LINK_METADATA: &str = "semlink-link";
+
+/// Checks the name of an emulator's link.
+///
+/// # Errors
+/// What a name must be.
+pub fn check_link_name(name: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if (1..=64).contains(&name.len()) && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(format!("link name is {name:?}, must be 1 to 64 letters, digits, '-', '_' and '.'"))
+}
+
 /// Address of the next service: an `http://HOST:PORT` URL.
 #[derive(Clone)]
 pub struct NextHop {
     url: String,
     endpoint: Endpoint,
+    link: Option<MetadataValue<Ascii>>,
 }
 
 /// Sends frames to the next Link and matches its reports to them; cheap to clone.
@@ -68,9 +85,19 @@ struct Pending {
 }
 
 /// A caller's place in [`Pending`], given up when the caller leaves.
-struct Place<'a> {
-    pending: &'a Pending,
+#[derive(Debug)]
+struct Place {
+    pending: Arc<Pending>,
     id: u64,
+}
+
+/// A frame that is on its way.
+#[derive(Debug)]
+pub struct Sent {
+    original: u64,
+    _place: Place,
+    report: oneshot::Receiver<v1::FrameReport>,
+    client: LinkClient,
 }
 
 impl NextHop {
@@ -79,12 +106,29 @@ impl NextHop {
         &self.url
     }
 
+    /// Which of an emulator's links the frames are for; empty: its default one.
+    ///
+    /// # Errors
+    /// A name that is none.
+    pub fn with_link(self, name: &str) -> Result<NextHop, String> {
+        if name.is_empty() {
+            return Ok(NextHop { link: None, ..self });
+        }
+        check_link_name(name)?;
+        let link = name.parse().map_err(|_| format!("{name:?} is no name of a link"))?;
+        Ok(NextHop { link: Some(link), ..self })
+    }
+
     /// A connection of its own for each stream: one that a peer has left is never tried again.
     async fn open(&self) -> Result<Session, String> {
         let channel = self.endpoint.connect().await.map_err(|error| causes(&error))?;
         let (frames, written) = mpsc::channel(WRITE_QUEUE);
         let mut link = link_client::LinkClient::new(channel);
-        let opened = tokio::time::timeout(CONNECT_TIMEOUT, link.transmit(ReceiverStream::new(written)));
+        let mut request = Request::new(ReceiverStream::new(written));
+        if let Some(name) = &self.link {
+            request.metadata_mut().insert(LINK_METADATA, name.clone());
+        }
+        let opened = tokio::time::timeout(CONNECT_TIMEOUT, link.transmit(request));
         let reports = opened
             .await
             .map_err(|_| format!("connected, but no answer within {} s", CONNECT_TIMEOUT.as_secs()))?
@@ -119,7 +163,7 @@ impl FromStr for NextHop {
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .tcp_nodelay(true);
-        Ok(NextHop { url: url.to_owned(), endpoint })
+        Ok(NextHop { url: url.to_owned(), endpoint, link: None })
     }
 }
 
@@ -133,15 +177,21 @@ impl LinkClient {
     ///
     /// # Errors
     /// `UNAVAILABLE` naming the address when the next Link cannot be reached or leaves before it reports.
-    pub async fn transmit(&self, mut frame: v1::Frame) -> Result<v1::FrameReport, Status> {
+    pub async fn transmit(&self, frame: v1::Frame) -> Result<v1::FrameReport, Status> {
+        self.send(frame).await?.report().await
+    }
+
+    /// Sends a frame; frames whose calls came first go first.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` naming the address when the next Link cannot be reached.
+    pub async fn send(&self, mut frame: v1::Frame) -> Result<Sent, Status> {
         let original = frame.id;
         let session = self.session().await?;
         let (place, report) = session.pending.enter().ok_or_else(|| self.0.gone("the stream has ended"))?;
         frame.id = place.id;
         session.frames.send(frame).await.map_err(|_| self.0.gone("the stream has ended"))?;
-        let mut report = report.await.map_err(|_| self.0.gone("it left before it reported"))?;
-        report.id = original;
-        Ok(report)
+        Ok(Sent { original, _place: place, report, client: self.clone() })
     }
 
     /// The open stream, or one that is opened now.
@@ -160,6 +210,18 @@ impl LinkClient {
             }
         };
         opening.await
+    }
+}
+
+impl Sent {
+    /// Waits for the frame's report.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` naming the address when the next Link leaves before it reports.
+    pub async fn report(self) -> Result<v1::FrameReport, Status> {
+        let mut report = self.report.await.map_err(|_| self.client.0.gone("it left before it reported"))?;
+        report.id = self.original;
+        Ok(report)
     }
 }
 
@@ -236,11 +298,11 @@ impl Pending {
         self.waiting().is_some()
     }
 
-    fn enter(&self) -> Option<(Place<'_>, oneshot::Receiver<v1::FrameReport>)> {
+    fn enter(self: &Arc<Self>) -> Option<(Place, oneshot::Receiver<v1::FrameReport>)> {
         let (sender, report) = oneshot::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.waiting().as_mut()?.insert(id, sender);
-        Some((Place { pending: self, id }, report))
+        Some((Place { pending: Arc::clone(self), id }, report))
     }
 
     fn answer(&self, report: v1::FrameReport) {
@@ -256,7 +318,7 @@ impl Pending {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         if let Some(waiting) = self.pending.waiting().as_mut() {
             waiting.remove(&self.id);

@@ -1,6 +1,8 @@
 //! Between messages of the wire and the types of the channel crate. Nothing from outside panics or is guessed.
 
-use semlink_channel::{ChannelKind, ChannelState, Complex32, iq};
+use semlink_channel::models::Taps;
+use semlink_channel::{ChannelKind, ChannelState, Complex32, StageSpec, Value, iq};
+use semlink_proto::prost_types::{self, value::Kind};
 use semlink_proto::v1;
 use tonic::{Code, Status};
 
@@ -39,14 +41,66 @@ pub fn state(csi: &v1::ChannelState, count: usize) -> Result<ChannelState, Statu
     Ok(state)
 }
 
-/// Channel state as it travels.
-pub fn csi(state: &ChannelState) -> v1::ChannelState {
+/// Channel state as it travels, with the impulse responses behind it.
+pub fn csi(state: &ChannelState, taps: Option<&Taps>) -> v1::ChannelState {
     v1::ChannelState {
         kind: kind(state.kind).into(),
         h: iq::encode(&state.h).into(),
         coherence: u32::try_from(state.coherence).unwrap_or(0),
         noise_var: state.noise_var,
+        taps: taps.map(|taps| iq::encode(&taps.values).into()).unwrap_or_default(),
+        tap_count: taps.map_or(0, |taps| u32::try_from(taps.count).unwrap_or(0)),
+        first_tap: taps.map_or(0, |taps| taps.first),
     }
+}
+
+/// A stage of a channel as it travels: `model` and the parameters as fields.
+pub fn stage(spec: &StageSpec) -> prost_types::Struct {
+    let value = |kind| prost_types::Value { kind: Some(kind) };
+    let number = |x: &f64| value(Kind::NumberValue(*x));
+    let parameter = |parameter: &Value| match parameter {
+        Value::Number(x) => number(x),
+        Value::Text(text) => value(Kind::StringValue(text.clone())),
+        Value::Numbers(list) => {
+            value(Kind::ListValue(prost_types::ListValue { values: list.iter().map(number).collect() }))
+        }
+    };
+    let parameters = spec.parameters.iter().map(|(name, value)| (name.clone(), parameter(value)));
+    let model = ("model".to_owned(), value(Kind::StringValue(spec.model.clone())));
+    prost_types::Struct { fields: parameters.chain([model]).collect() }
+}
+
+/// The stage that a message holds; whether its model and parameters exist shows when a chain is built.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`: no model, or a value that is no number, text or list of numbers.
+#[allow(clippy::result_large_err, reason = "Status is the currency of gRPC services")]
+pub fn try_stage(message: &prost_types::Struct) -> Result<StageSpec, Status> {
+    let mut spec = StageSpec::new("");
+    for (name, value) in &message.fields {
+        let wrong = || Status::invalid_argument(format!("stage: {name} must be a number, a text or a list of numbers"));
+        let value = match &value.kind {
+            Some(Kind::StringValue(model)) if name == "model" => {
+                spec.model.clone_from(model);
+                continue;
+            }
+            Some(Kind::NumberValue(x)) => Value::Number(*x),
+            Some(Kind::StringValue(text)) => Value::Text(text.clone()),
+            Some(Kind::ListValue(list)) => {
+                let number = |value: &prost_types::Value| match value.kind {
+                    Some(Kind::NumberValue(x)) => Ok(x),
+                    _ => Err(wrong()),
+                };
+                Value::Numbers(list.values.iter().map(number).collect::<Result<_, _>>()?)
+            }
+            _ => return Err(wrong()),
+        };
+        spec.parameters.insert(name.clone(), value);
+    }
+    if spec.model.is_empty() {
+        return Err(Status::invalid_argument("stage: model is missing, must be the name of a channel model"));
+    }
+    Ok(spec)
 }
 
 /// A channel kind as it travels.
@@ -96,8 +150,20 @@ mod tests {
             coherence: 4,
             noise_var: 0.1,
         };
-        assert_eq!(super::state(&csi(&state), 8).unwrap(), state);
-        assert_eq!(super::state(&csi(&state), 9).unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(super::state(&csi(&state, None), 8).unwrap(), state);
+        assert_eq!(super::state(&csi(&state, None), 9).unwrap_err().code(), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn stages_survive_the_wire() {
+        for text in ["awgn,snr_db=-2.5", "tdl,profile=custom,delays_ns=0:30.5,powers_db=0:-3", "shadowing"] {
+            let spec: StageSpec = text.parse().unwrap();
+            assert_eq!(try_stage(&stage(&spec)).unwrap(), spec);
+        }
+        let mut message = stage(&"awgn,snr_db=1".parse().unwrap());
+        message.fields.insert("snr_db".into(), prost_types::Value { kind: Some(Kind::BoolValue(true)) });
+        assert!(try_stage(&message).unwrap_err().message().contains("snr_db"));
+        assert!(try_stage(&prost_types::Struct::default()).unwrap_err().message().contains("model is missing"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 """Prints the golden values of tests/randomness.rs: ChaCha8 written out from its definition (D. J. Bernstein, 2008).
 
-Key: seed, link, stream, frame, each 8 bytes little-endian; nonce: the substream; block counter: 0.
+Key: seed, link, stream, frame, each 8 bytes little-endian; nonce: the substream, and in
+its upper half the number of the stage among those of its model; block counter: 0.
 Run: python3 chacha8.py
 """
 
@@ -34,5 +35,5 @@ counter = 1 | struct.unpack("<I", bytes.fromhex("00000009"))[0] << 32
 assert block(bytes(range(32)), counter, nonce, 20)[:8].hex() == "10f1e7e4d13b5915"
 
 key = struct.pack("<4Q", 1, 2, 3, 0x0123456789ABCDEF)
-for substream in range(3):
-    print(substream, [hex(word) for word in struct.unpack("<2Q", block(key, 0, substream)[:16])])
+for stage, substream in ((0, 0), (0, 1), (0, 2), (1, 5), (2, 5)):
+    print(stage, substream, [hex(word) for word in struct.unpack("<2Q", block(key, 0, stage << 32 | substream)[:16])])

@@ -1,0 +1,312 @@
+//! What the emulator is measured with: its process, a Link behind it, streams of frames into it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use semlink_proto::v1;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint, Server};
+
+use crate::raw::{self, Frames, Reports};
+
+/// HTTP/2 windows of client and sink: not theirs but the emulator's are to be the limit.
+const WINDOW: u32 = 16 << 20;
+/// Bytes that may come in one HTTP/2 frame: a large message in few.
+const FRAME: u32 = 256 << 10;
+/// Before the first window of a measurement.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Of one rate; the median of several counts.
+const PERIOD: Duration = Duration::from_millis(800);
+
+/// A running `semlink-channel-emulator`, killed when it is dropped.
+pub(crate) struct Emulator {
+    process: Child,
+    address: String,
+}
+
+/// A Link that reports each frame at once; it runs on a thread of its own until the program ends.
+pub(crate) struct Sink(SocketAddr);
+
+/// Streams of equal frames, each on a connection of its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) streams: usize,
+    /// Frames that each stream has under way.
+    pub(crate) outstanding: usize,
+    /// Of each frame.
+    pub(crate) symbols: usize,
+}
+
+/// Resident memory of a process in MiB.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) now: f64,
+    pub(crate) peak: f64,
+}
+
+/// One stream, one frame at a time.
+pub(crate) struct PingPong {
+    ask: mpsc::Sender<()>,
+    reports: Reports,
+    symbols: usize,
+}
+
+/// What a load reached.
+#[derive(Debug)]
+pub(crate) struct Rates {
+    /// Frames per second in each period.
+    pub(crate) frames: Vec<f64>,
+    /// Of the emulator, in all periods together: seconds of processor time per second, and per frame.
+    pub(crate) cores: f64,
+    pub(crate) frame: f64,
+}
+
+impl Emulator {
+    /// The release binary beside this one, with AWGN of 10 dB, in front of `next`.
+    pub(crate) fn start(next: &str) -> Result<Emulator> {
+        let binary = std::env::current_exe()?.with_file_name("semlink-channel-emulator");
+        ensure!(
+            binary.exists(),
+            "{} is not built: cargo build --release -p semlink-channel-emulator -p semlink-bench",
+            binary.display()
+        );
+        let mut process = Command::new(&binary)
+            .args(["--listen", "127.0.0.1:0", "--next", next, "--channel", "awgn", "--snr-db", "10"])
+            .args(["--log", "info", "--log-format", "json"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| binary.display().to_string())?;
+        let log = process.stderr.take().context("the emulator has no standard error")?;
+        // From here on it ends with this value.
+        let mut emulator = Emulator { process, address: String::new() };
+        emulator.address = serving(log)?;
+        Ok(emulator)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Processor time since its start, in seconds.
+    pub(crate) fn cpu(&self) -> Result<f64> {
+        let path = format!("/proc/{}/stat", self.process.id());
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        // Fields 14 and 15, user and system time in hundredths of a second, counted behind the name, which may hold blanks.
+        let fields = text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace()).context("no stat")?;
+        let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+        ensure!(ticks.len() == 2, "{path} holds no times");
+        Ok(ticks.iter().sum::<f64>() / 100.0)
+    }
+
+    pub(crate) fn memory(&self) -> Result<Memory> {
+        memory(self.process.id())
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // It fails when the emulator has ended already.
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// The address that the emulator's log tells; the rest of the log is read, too, so that it never waits.
+fn serving(log: ChildStderr) -> Result<String> {
+    let mut lines = BufReader::new(log).lines();
+    let mut told = Vec::new();
+    while let Some(line) = lines.next().transpose()? {
+        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+        if let Some(address) = event["fields"]["address"].as_str() {
+            thread::spawn(move || lines.for_each(drop));
+            return Ok(address.to_owned());
+        }
+        told.push(line);
+    }
+    bail!("the emulator did not serve: {}", told.join("\n"))
+}
+
+/// `VmRSS` and `VmHWM` of /proc/PID/status.
+pub(crate) fn memory(process: u32) -> Result<Memory> {
+    let path = format!("/proc/{process}/status");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let field = |name: &str| {
+        let kib =
+            text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+        kib.map(|kib| kib / 1024.0).with_context(|| format!("{path} has no {name}"))
+    };
+    Ok(Memory { now: field("VmRSS:")?, peak: field("VmHWM:")? })
+}
+
+/// Client and sink have a thread each, as if they were processes of their own.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+impl Sink {
+    pub(crate) fn start() -> Result<Sink> {
+        let runtime = runtime()?;
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+        let address = listener.local_addr()?;
+        thread::spawn(move || {
+            let server = Server::builder()
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(WINDOW)
+                .max_frame_size(FRAME)
+                .add_service(raw::Sink)
+                .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+            if let Err(error) = runtime.block_on(server) {
+                eprintln!("the sink ended: {error}");
+            }
+        });
+        Ok(Sink(address))
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.0)
+    }
+}
+
+async fn connect(url: &str) -> Result<Channel> {
+    let endpoint = Endpoint::from_shared(url.to_owned())?
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .tcp_nodelay(true);
+    endpoint.connect().await.with_context(|| url.to_owned())
+}
+
+/// That a frame went through, as a whole.
+fn check(report: &v1::FrameReport, symbols: usize) -> Result<()> {
+    if let Some(error) = &report.error {
+        bail!("frame {}: {}", report.id, error.message);
+    }
+    // The sink counts by the length of the message, of which symbols are not all.
+    ensure!(report.uses as usize >= symbols, "frame {} arrived with {} symbols", report.id, report.uses);
+    Ok(())
+}
+
+impl Load {
+    /// The rates of `periods` in a row, after a warm-up; `cpu` tells the emulator's processor time.
+    pub(crate) async fn run(&self, url: &str, periods: usize, cpu: impl Fn() -> Result<f64>) -> Result<Rates> {
+        let done = Arc::new(AtomicU64::new(0));
+        // Its end ends them.
+        let mut streams = JoinSet::new();
+        for stream in 0..self.streams {
+            streams.spawn(drive(url.to_owned(), stream as u64, *self, Arc::clone(&done)));
+        }
+        let watch = async {
+            tokio::time::sleep(WARM_UP).await;
+            let now = || anyhow::Ok((Instant::now(), done.load(Ordering::Relaxed), cpu()?));
+            let first = now()?;
+            let mut before = first;
+            let mut rates = Vec::with_capacity(periods);
+            for _ in 0..periods {
+                tokio::time::sleep(PERIOD).await;
+                let after = now()?;
+                rates.push((after.1 - before.1) as f64 / (after.0 - before.0).as_secs_f64());
+                before = after;
+            }
+            let cpu = before.2 - first.2;
+            let (seconds, frames) = ((before.0 - first.0).as_secs_f64(), (before.1 - first.1) as f64);
+            Ok(Rates { frames: rates, cores: cpu / seconds, frame: cpu / frames })
+        };
+        tokio::select! {
+            rates = watch => rates,
+            // None of them ends by itself.
+            ended = streams.join_next() => {
+                ended.context("no streams")???;
+                bail!("a stream ended")
+            }
+        }
+    }
+}
+
+/// Keeps the load's frames under way, until it is aborted or something fails.
+async fn drive(url: String, stream: u64, load: Load, done: Arc<AtomicU64>) -> Result<()> {
+    let mut channel = connect(&url).await?;
+    let (ask, asked) = mpsc::channel(load.outstanding);
+    for _ in 0..load.outstanding {
+        ask.send(()).await?;
+    }
+    let mut reports = Frames::new(stream, load.symbols).transmit(&mut channel, asked).await?;
+    loop {
+        for report in reports.next().await? {
+            check(&report, load.symbols)?;
+            done.fetch_add(1, Ordering::Relaxed);
+            ask.send(()).await?;
+        }
+    }
+}
+
+impl PingPong {
+    pub(crate) async fn open(url: &str, stream: u64, symbols: usize) -> Result<PingPong> {
+        let (ask, asked) = mpsc::channel(1);
+        // The first frame goes with the call: a server may answer only then.
+        ask.send(()).await?;
+        let reports = Frames::new(stream, symbols).transmit(&mut connect(url).await?, asked).await?;
+        let mut opened = PingPong { ask, reports, symbols };
+        opened.report().await?;
+        Ok(opened)
+    }
+
+    async fn report(&mut self) -> Result<()> {
+        loop {
+            if let Some(report) = self.reports.next().await?.first() {
+                return check(report, self.symbols);
+            }
+        }
+    }
+
+    /// Microseconds that each of `count` frames took, from sending it to its report.
+    pub(crate) async fn round_trips(&mut self, count: usize) -> Result<Vec<f64>> {
+        let mut times = Vec::with_capacity(count);
+        for _ in 0..count {
+            let start = Instant::now();
+            self.ask.send(()).await?;
+            self.report().await?;
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+        Ok(times)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_this_process_is_read() {
+        let memory = memory(std::process::id()).expect("a status");
+        assert!(memory.now > 0.5 && memory.peak >= memory.now, "{memory:?}");
+    }
+
+    #[test]
+    fn the_sink_reports_what_a_load_sends() {
+        let sink = Sink::start().expect("a sink");
+        let url = sink.url();
+        for symbols in [64, 65_536] {
+            let (rates, times) = runtime()
+                .expect("a runtime")
+                .block_on(async {
+                    let load = Load { streams: 2, outstanding: 4, symbols };
+                    let rates = load.run(&url, 1, || Ok(0.0)).await?.frames;
+                    anyhow::Ok((rates, PingPong::open(&url, 0, symbols).await?.round_trips(3).await?))
+                })
+                .expect("reports");
+            assert!(rates.iter().all(|rate| *rate > 0.0) && times.len() == 3, "{rates:?}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! An oscillator that wanders.
+
+use std::f64::consts::TAU;
+use std::sync::Arc;
+
+use num_complex::Complex32;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
+
+use crate::fading::unit;
+use crate::models::{Description, Model, Passage};
+use crate::spec::{Kind, Parameter};
+use crate::{Draws, Substream};
+
+pub(crate) const DESCRIPTION: Description = Description {
+    name: "phase_noise",
+    summary: "phase noise of a free-running oscillator",
+    parameters: &[Parameter {
+        name: "linewidth",
+        meaning: "width of the oscillator's Lorentzian line at half its height times the symbol period",
+        kind: Kind::Number(0.0, 1.0, Some(1e-4)),
+    }],
+    build: |reader| {
+        let linewidth = reader.number("linewidth")?;
+        Ok(Arc::new(PhaseNoise { deviation: (TAU * linewidth).sqrt() }))
+    },
+};
+
+/// y_t = x_t e^(j phi_t), phi_0 = 0, phi_(t+1) - phi_t ~ N(0, 2 pi linewidth): a Wiener process, whose line is a Lorentzian of this width,
+/// `E[e^(j (phi_(t+s) - phi_t))] = e^(-pi linewidth |s|)` (Demir, Mehrotra and Roychowdhury 2000).
+#[derive(Debug, Clone, Copy)]
+struct PhaseNoise {
+    /// Of one step, in radians.
+    deviation: f64,
+}
+
+impl PhaseNoise {
+    fn walk<'a>(&self, mut generator: ChaCha8Rng, symbols: impl Iterator<Item = &'a mut Complex32>, first: bool) {
+        let mut phase = 0.0;
+        for (i, x) in symbols.enumerate() {
+            if i > 0 || !first {
+                phase += self.deviation * generator.sample::<f64, _>(StandardNormal);
+            }
+            *x *= unit(phase / TAU);
+        }
+    }
+}
+
+impl Model for PhaseNoise {
+    fn apply(&self, draws: &Draws, frame: &mut Passage<'_>) {
+        self.walk(draws.generator(Substream::PhaseNoise), frame.symbols.iter_mut(), true);
+        // Backwards in time a Wiener process is one, too.
+        self.walk(draws.generator(Substream::PilotPhaseNoise), frame.pilots.iter_mut().rev(), false);
+    }
+}
