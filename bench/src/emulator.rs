@@ -2,14 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use semlink_channel::{ChannelConfig, Complex32, FrameKey, SnrDb};
+use semlink_proto::v1::{self, channel_control_client::ChannelControlClient};
+use semlink_service::wire;
 use serde_json::{Value, json};
 
 use crate::measure::{median, median_ms, peer, ratio, row};
 use crate::results::{Row, record};
-use crate::rig::{Emulator, Load, Memory, PingPong, Rates, Sink, runtime};
+use crate::rig::{self, Emulator, Load, PingPong, Rates, Sink, runtime};
 
 const TOPIC: &str = "emulator";
 /// Symbols of a large frame: as many as the wire allows.
@@ -35,7 +37,8 @@ pub(crate) enum Part {
     Small,
     /// What the emulator adds to a frame's way.
     Latency,
-    // Memory: see below.
+    /// Resident memory with many links.
+    Memory,
 }
 
 pub(crate) fn run(python: &Path, only: Option<Part>) -> Result<()> {
@@ -52,8 +55,9 @@ pub(crate) fn run(python: &Path, only: Option<Part>) -> Result<()> {
     if wanted(Part::Latency) {
         record(TOPIC, latency()?)?;
     }
-    // MEMORY (to do with the links API): resident memory of the emulator's process with 1,000 idle links and 100 busy, must 200 MB,
-    // aim 60 MB. Start an `Emulator`, open the links, drive a `Load` of 100 streams, read `Emulator::memory` meanwhile.
+    if wanted(Part::Memory) {
+        record(TOPIC, vec![memory()?])?;
+    }
     Ok(())
 }
 
@@ -105,7 +109,7 @@ struct Measured {
     /// The same client straight to the sink.
     direct: f64,
     rates: Rates,
-    memory: Memory,
+    memory: rig::Memory,
 }
 
 impl Measured {
@@ -134,7 +138,7 @@ impl Measured {
 }
 
 fn large() -> Result<Row> {
-    let measured = Measured::take(Load { streams: 1, outstanding: 32, symbols: LARGE })?;
+    let measured = Measured::take(Load { streams: 1, outstanding: 32, symbols: LARGE, own_links: false })?;
     let symbols = LARGE as f64;
     let what = "through gRPC, one stream of frames of 65,536 symbols";
     let (must, aim) = (json!(30.72e6), json!(100e6));
@@ -150,7 +154,7 @@ fn small() -> Result<Vec<Row>> {
     ];
     let mut rows = Vec::new();
     for (streams, what, must, aim) in marks {
-        let measured = Measured::take(Load { streams, outstanding: 512, symbols: SMALL })?;
+        let measured = Measured::take(Load { streams, outstanding: 512, symbols: SMALL, own_links: false })?;
         let mut row = row(what, measured.rate, "frames/s", "higher", must, aim, &command("small"));
         row.note = measured.note(1.0, "frames/s");
         rows.push(row);
@@ -184,6 +188,38 @@ fn latency() -> Result<Vec<Row>> {
         row
     });
     Ok(rows.collect())
+}
+
+/// The emulator's memory after it had many links, some of them at work.
+fn memory() -> Result<Row> {
+    const IDLE: usize = 1000;
+    const BUSY: usize = 100;
+    let sink = Sink::start()?;
+    let emulator = Emulator::start(&sink.url())?;
+    let alone = emulator.memory()?.now;
+    let stages: Vec<_> =
+        ["rayleigh", "awgn,snr_db=10"].iter().map(|text| Ok(wire::stage(&text.parse()?))).collect::<Result<_>>()?;
+    let link = |name: String| v1::LinkSettings { name, next: sink.url(), stages: stages.clone(), ..Default::default() };
+    let links = (0..IDLE).map(|i| link(format!("idle-{i}"))).chain((0..BUSY).map(|i| link(format!("busy-{i}"))));
+    let request = v1::PopulateLinksRequest { links: links.collect() };
+    let (created, rates) = runtime()?.block_on(async {
+        let mut control = ChannelControlClient::connect(emulator.url()).await?;
+        let done = control.populate_links(request).await?.into_inner();
+        ensure!(done.created.len() == IDLE + BUSY, "{} links were made", done.created.len());
+        let created = emulator.memory()?.now;
+        let load = Load { streams: BUSY, outstanding: 64, symbols: SMALL, own_links: true };
+        anyhow::Ok((created, load.run(&emulator.url(), PERIODS, || emulator.cpu()).await?))
+    })?;
+    let memory = emulator.memory()?;
+    let what = "resident memory of the emulator with 1,000 idle links and 100 busy, at most";
+    let mut row = row(what, memory.peak, "MiB", "lower", json!(200), json!(60), &command("memory"));
+    row.note = format!(
+        "{alone:.0} MiB at the start, {created:.0} with all links made, {:.0} at the end; 64 frames of 64 symbols under way on each busy link, \
+         each with a connection of its own on both sides, {:.0} frames/s in all",
+        memory.now,
+        median(rates.frames)
+    );
+    Ok(row)
 }
 
 fn quantile(times: &mut [f64], share: f64) -> f64 {

@@ -12,6 +12,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use prost::Message as _;
 use semlink_proto::v1;
+use semlink_service::peer::LINK_METADATA;
 use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -143,12 +144,18 @@ impl Frames {
         .flatten()
     }
 
-    /// Opens a stream that sends a frame for each message of `asked`.
-    pub(crate) async fn transmit(self, channel: &mut transport::Channel, asked: mpsc::Receiver<()>) -> Result<Reports> {
+    /// Opens a stream that sends a frame for each message of `asked`, over the emulator's link of this name.
+    pub(crate) async fn transmit(
+        self,
+        channel: &mut transport::Channel,
+        link: &str,
+        asked: mpsc::Receiver<()>,
+    ) -> Result<Reports> {
         let pieces = self.pieces(asked).map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
         let request = Request::post("/semlink.v1.Link/Transmit")
             .header("content-type", "application/grpc")
             .header("te", "trailers")
+            .header(LINK_METADATA, link)
             .body(Body::new(StreamBody::new(Box::pin(pieces))))?;
         futures::future::poll_fn(|context| channel.poll_ready(context)).await?;
         let response = channel.call(request).await?;
@@ -182,7 +189,13 @@ impl Reports {
 impl Sink {
     /// Reports of the frames of a body.
     fn reports(body: Body) -> impl Stream<Item = Bytes> {
-        let truth = v1::ChannelTruth { snr_db_requested: 10.0, snr_db_realised: 9.5, seed: 1, profile_version: 1 };
+        let truth = v1::ChannelTruth {
+            snr_db_requested: 10.0,
+            snr_db_realised: 9.5,
+            seed: 1,
+            profile_version: 1,
+            ..Default::default()
+        };
         let state = (body, Splitter::new(16), v1::FrameReport { truth: Some(truth), ..Default::default() });
         stream::unfold(state, |(mut body, mut splitter, mut report)| async move {
             let piece = body.frame().await?.ok()?.into_data().ok()?;

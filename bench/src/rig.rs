@@ -46,6 +46,8 @@ pub(crate) struct Load {
     pub(crate) outstanding: usize,
     /// Of each frame.
     pub(crate) symbols: usize,
+    /// Each stream has a link of its own, "busy-0" and so on; else all take the default one.
+    pub(crate) own_links: bool,
 }
 
 /// Resident memory of a process in MiB.
@@ -241,7 +243,8 @@ async fn drive(url: String, stream: u64, load: Load, done: Arc<AtomicU64>) -> Re
     for _ in 0..load.outstanding {
         ask.send(()).await?;
     }
-    let mut reports = Frames::new(stream, load.symbols).transmit(&mut channel, asked).await?;
+    let link = if load.own_links { format!("busy-{stream}") } else { "default".to_owned() };
+    let mut reports = Frames::new(stream, load.symbols).transmit(&mut channel, &link, asked).await?;
     loop {
         for report in reports.next().await? {
             check(&report, load.symbols)?;
@@ -256,7 +259,7 @@ impl PingPong {
         let (ask, asked) = mpsc::channel(1);
         // The first frame goes with the call: a server may answer only then.
         ask.send(()).await?;
-        let reports = Frames::new(stream, symbols).transmit(&mut connect(url).await?, asked).await?;
+        let reports = Frames::new(stream, symbols).transmit(&mut connect(url).await?, "default", asked).await?;
         let mut opened = PingPong { ask, reports, symbols };
         opened.report().await?;
         Ok(opened)
@@ -301,7 +304,7 @@ mod tests {
             let (rates, times) = runtime()
                 .expect("a runtime")
                 .block_on(async {
-                    let load = Load { streams: 2, outstanding: 4, symbols };
+                    let load = Load { streams: 2, outstanding: 4, symbols, own_links: false };
                     let rates = load.run(&url, 1, || Ok(0.0)).await?.frames;
                     anyhow::Ok((rates, PingPong::open(&url, 0, symbols).await?.round_trips(3).await?))
                 })

@@ -52,7 +52,13 @@ async fn a_replay_is_decided_bit_for_bit_alike() {
 async fn a_report_says_what_the_link_did() {
     let receiver = Receiver::start(3).await;
     let received = received(1, 32);
-    let truth = v1::ChannelTruth { snr_db_requested: 12.0, snr_db_realised: 11.5, seed: 9, profile_version: 4 };
+    let truth = v1::ChannelTruth {
+        snr_db_requested: 12.0,
+        snr_db_realised: 11.5,
+        seed: 9,
+        profile_version: 4,
+        ..Default::default()
+    };
     let full = v1::Frame {
         pilots: iq::encode(&received.symbols[..4]).into(),
         truth: Some(truth),

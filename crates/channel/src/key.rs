@@ -40,9 +40,9 @@ pub enum Substream {
     PhaseNoise = 5,
     /// Increments of the phase noise of the pilots, backwards from the first payload symbol.
     PilotPhaseNoise = 6,
-    /// Impulses: when and how strong.
+    /// When there are impulses.
     Impulses = 7,
-    /// Impulses within the pilots.
+    /// When there are some within the pilots.
     PilotImpulses = 8,
     /// Shadowing.
     Shadowing = 9,
@@ -54,6 +54,10 @@ pub enum Substream {
     Transport = 12,
     /// Steps of an SNR that walks at random.
     Walk = 13,
+    /// The impulses themselves.
+    ImpulseValues = 14,
+    /// Those within the pilots.
+    PilotImpulseValues = 15,
 }
 
 /// The draws of one stage of a chain, for one frame.

@@ -1,7 +1,8 @@
 //! Rayleigh and Rician fading: the law of |h|, in blocks and with Doppler, and how it changes with time.
 //!
 //! The Kolmogorov-Smirnov tests are at the 1 % level: with another seed each fails once in a hundred. Seed 1 did: sqrt(n) D = 1.72 for one of the 20,
-//! p = 0.5 %; with 2 all pass. That it was chance shows in `p_values_of_many_seeds_are_uniform`, which runs on demand (`--ignored`).
+//! p = 0.5 %; with 2 all pass. That it was chance shows in `p_values_of_many_seeds_are_uniform`, which runs on demand (`--ignored`). With
+//! seeds 1,001 to 2,000, for Rayleigh and K = 10, 77 of 8,000 p-values were below 1 % and those of each test uniform.
 
 use std::f64::consts::TAU;
 

@@ -110,7 +110,7 @@ pub fn frame(codec_id: &str, id: u64, received: &Received) -> v1::Frame {
         stream: 5,
         sequence: 1000 + id,
         csi: match &received.csi {
-            Csi::Perfect(state) => Some(semlink_service::wire::csi(state)),
+            Csi::Perfect(state) => Some(semlink_service::wire::csi(state, None)),
             Csi::Estimated(_) | Csi::None => None,
         },
         ..Default::default()

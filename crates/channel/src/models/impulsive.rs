@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use num_complex::Complex32;
 use rand::Rng;
-use rand_chacha::ChaCha8Rng;
-use rand_distr::StandardNormal;
 
+use crate::gaussian::Gaussian;
 use crate::models::{Description, Model, Passage};
 use crate::spec::{Kind, Parameter};
 use crate::{Draws, Substream};
@@ -41,21 +40,22 @@ struct Impulsive {
 }
 
 impl Impulsive {
-    fn strike(&self, mut generator: ChaCha8Rng, symbols: &mut [Complex32]) {
-        let deviation = (0.5 * self.variance).sqrt();
-        for x in symbols {
-            if generator.random::<f64>() < self.probability {
-                let (re, im): (f32, f32) = (generator.sample(StandardNormal), generator.sample(StandardNormal));
-                *x += Complex32::new(deviation * re, deviation * im);
-            }
+    fn strike(&self, draws: &Draws, when: Substream, values: Substream, symbols: &mut [Complex32]) {
+        let mut when = draws.generator(when);
+        let struck = symbols.iter_mut().filter(|_| when.random::<f64>() < self.probability);
+        let struck: Vec<&mut Complex32> = struck.collect();
+        let mut impulses = vec![Complex32::ZERO; struck.len()];
+        Gaussian::new(draws.generator(values), self.variance).fill(&mut impulses);
+        for (x, impulse) in struck.into_iter().zip(impulses) {
+            *x += impulse;
         }
     }
 }
 
 impl Model for Impulsive {
     fn apply(&self, draws: &Draws, frame: &mut Passage<'_>) {
-        self.strike(draws.generator(Substream::Impulses), frame.symbols);
-        self.strike(draws.generator(Substream::PilotImpulses), frame.pilots);
+        self.strike(draws, Substream::Impulses, Substream::ImpulseValues, frame.symbols);
+        self.strike(draws, Substream::PilotImpulses, Substream::PilotImpulseValues, frame.pilots);
         frame.state.noise_var += self.probability as f32 * self.variance;
     }
 }

@@ -4,11 +4,10 @@ use std::f64::consts::TAU;
 use std::sync::Arc;
 
 use num_complex::Complex32;
-use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use rand_distr::StandardNormal;
 
 use crate::fading::unit;
+use crate::gaussian::Gaussian;
 use crate::models::{Description, Model, Passage};
 use crate::spec::{Kind, Parameter};
 use crate::{Draws, Substream};
@@ -36,12 +35,16 @@ struct PhaseNoise {
 }
 
 impl PhaseNoise {
-    fn walk<'a>(&self, mut generator: ChaCha8Rng, symbols: impl Iterator<Item = &'a mut Complex32>, first: bool) {
+    fn walk<'a>(&self, generator: ChaCha8Rng, symbols: impl ExactSizeIterator<Item = &'a mut Complex32>, first: bool) {
+        // The real part of CN(0, 2) is N(0, 1).
+        let mut steps = vec![Complex32::ZERO; symbols.len()];
+        Gaussian::new(generator, 2.0).fill(&mut steps);
+        if first && let Some(step) = steps.first_mut() {
+            *step = Complex32::ZERO;
+        }
         let mut phase = 0.0;
-        for (i, x) in symbols.enumerate() {
-            if i > 0 || !first {
-                phase += self.deviation * generator.sample::<f64, _>(StandardNormal);
-            }
+        for (x, step) in symbols.zip(steps) {
+            phase += self.deviation * f64::from(step.re);
             *x *= unit(phase / TAU);
         }
     }

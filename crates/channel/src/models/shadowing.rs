@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use num_complex::Complex32;
-use rand::Rng;
-use rand_distr::StandardNormal;
 
+use crate::gaussian::Gaussian;
 use crate::models::{Description, Model, Passage};
 use crate::spec::{Kind, Parameter};
 use crate::{ChannelKind, ChannelState, Draws, Substream};
@@ -37,8 +36,9 @@ struct Shadowing {
 
 impl Model for Shadowing {
     fn apply(&self, draws: &Draws, frame: &mut Passage<'_>) {
-        let gain_db = self.sigma_db
-            * draws.shared_by(self.frames).generator(Substream::Shadowing).sample::<f64, _>(StandardNormal);
+        let generator = draws.shared_by(self.frames).generator(Substream::Shadowing);
+        // The real part of CN(0, 2) is N(0, 1).
+        let gain_db = self.sigma_db * f64::from(Gaussian::new(generator, 2.0).draw().re);
         let gain = libm::pow(10.0, gain_db / 20.0) as f32;
         frame.both().for_each(|x| *x *= gain);
         let h = vec![Complex32::new(gain, 0.0)];

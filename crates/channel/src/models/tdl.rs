@@ -163,6 +163,7 @@ impl Model for Tdl {
         let count = blocks(frame.symbols.len(), held);
         // For each path, its coefficient in each block.
         let mut a = vec![[Complex32::ZERO; BLOCKS]; self.pulses.len()];
+        let mut drawn = vec![Complex32::ZERO; self.pulses.len()];
         let mut response = vec![Complex32::ZERO; taps];
         for first in (0..count).step_by(BLOCKS) {
             let here = BLOCKS.min(count - first);
@@ -174,8 +175,9 @@ impl Model for Tdl {
             } else {
                 // Block after block, so that the first coefficients do not depend on how many follow.
                 for block in 0..here {
-                    for (path, a) in a.iter_mut().enumerate() {
-                        a[block] = variance(path).sqrt() * independent.draw();
+                    independent.fill(&mut drawn);
+                    for (path, (a, drawn)) in a.iter_mut().zip(&drawn).enumerate() {
+                        a[block] = variance(path).sqrt() * drawn;
                     }
                 }
             }
