@@ -30,12 +30,12 @@ enum Command {
     /// Start the three services on loopback and sweep the channel between them with real images
     Demo(demo::DemoArgs),
     /// Classify image files through a running transmitter
-    Send(send::Args),
+    Send(Box<send::Args>),
     /// Sweep the channel between running services
     Sweep(Box<demo::SweepArgs>),
     /// Look at or change the channel of a running emulator
     #[command(subcommand)]
-    Channel(channel::Command),
+    Channel(Box<channel::Command>),
 }
 
 /// Exit status: 0 done, 2 wrong usage (clap), 1 anything else.

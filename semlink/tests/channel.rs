@@ -197,7 +197,7 @@ fn impossible_changes_are_refused_by_name_and_change_nothing() {
         (&["set", "--trace", &trace], 1, "snr.csv, line 3"),
     ];
     for (flags, status, named) in refusals {
-        let output = semlink(["channel"].iter().chain(flags).chain(&["--control", &chain.emulator.as_str()]));
+        let output = semlink(["channel"].iter().chain(flags).chain(&["--control", chain.emulator.as_str()]));
         assert!(output.status.code() == Some(status) && stderr(&output).contains(named), "{flags:?}: {output:?}");
         assert_eq!(channel(&chain, &["get"]), before);
     }
