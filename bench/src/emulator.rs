@@ -1,6 +1,7 @@
 //! The channel emulator: noise in process beside NumPy, then the service on loopback.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
@@ -39,6 +40,8 @@ pub(crate) enum Part {
     Latency,
     /// Resident memory with many links.
     Memory,
+    /// The tests that check the models against their laws and the service against itself.
+    Statistics,
 }
 
 pub(crate) fn run(python: &Path, only: Option<Part>) -> Result<()> {
@@ -54,6 +57,9 @@ pub(crate) fn run(python: &Path, only: Option<Part>) -> Result<()> {
     }
     if wanted(Part::Latency) {
         record(TOPIC, latency()?)?;
+    }
+    if wanted(Part::Statistics) {
+        record(TOPIC, statistics()?)?;
     }
     if wanted(Part::Memory) {
         record(TOPIC, vec![memory()?])?;
@@ -188,6 +194,36 @@ fn latency() -> Result<Vec<Row>> {
         row
     });
     Ok(rows.collect())
+}
+
+/// Runs tests and counts those that fail.
+fn statistics() -> Result<Vec<Row>> {
+    let suites: [(&str, &str, &[&str]); 4] = [
+        ("noise on 10^7 samples against its law, each test at 1 %", "semlink-channel", &["noise"]),
+        ("Rayleigh, Rice, Doppler and delay profiles against their laws", "semlink-channel", &["fading", "tdl"]),
+        ("uncoded error rates against the closed forms, 99 % interval", "semlink-channel", &["error_rates"]),
+        ("frames the same to the bit whatever order and concurrency", "semlink-channel-emulator", &["link", "links"]),
+    ];
+    let run = |(what, package, tests): (&str, &str, &[&str])| {
+        let flags: Vec<&str> = tests.iter().flat_map(|test| ["--test", test]).collect();
+        let command = format!("cargo test -p {package} {}", flags.join(" "));
+        let output = Command::new("cargo").args(["test", "-p", package, "--no-fail-fast"]).args(flags).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let count = |word: &str| -> usize {
+            let results = text.lines().filter(|line| line.starts_with("test result"));
+            let counts =
+                results.filter_map(|line| line.split(word).next()?.split_whitespace().last()?.parse::<usize>().ok());
+            counts.sum()
+        };
+        let (passed, failed) = (count(" passed"), count(" failed"));
+        ensure!(passed + failed > 0, "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        let mut row =
+            row(&format!("{what}: tests that fail"), failed as f64, "tests", "lower", json!(0), Value::Null, "");
+        row.command = command;
+        row.note = format!("{passed} pass");
+        Ok(row)
+    };
+    suites.into_iter().map(run).collect()
 }
 
 /// The emulator's memory after it had many links, some of them at work.

@@ -125,6 +125,33 @@ async fn set_get_reset_and_watch_agree() {
     mirror.stop().await;
 }
 
+/// A call that is given up is carried out whole or not at all.
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_a_whole_profile() {
+    let (emulator, mirror, _frames) = pair(10.0, |_| {}).await;
+    let mut control = emulator.control().await;
+    for round in 0..200 {
+        let (snr_db, seed) = (round as f32 / 10.0, round);
+        let texts = [format!("rayleigh,coherence={}", round + 1), format!("awgn,snr_db={snr_db}")];
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let change = SetChannelRequest { stages: stages(&texts), seed: Some(seed), ..Default::default() };
+        let mut gone = control.clone();
+        tokio::select! {
+            biased;
+            _ = gone.set_channel(change) => {}
+            // Ready after a different number of polls each time.
+            () = async { for _ in 0..round % 7 { tokio::task::yield_now().await } } => {}
+        }
+        let now = control.get_channel(GetChannelRequest::default()).await.expect("a profile").into_inner();
+        if now.version > 0 {
+            let whole = (now.seed as f32 / 10.0, now.seed as u32 + 1);
+            assert_eq!((now.snr_db, now.coherence), whole, "{now:?}");
+        }
+    }
+    emulator.stop().await;
+    mirror.stop().await;
+}
+
 #[tokio::test]
 async fn health_and_reflection_tell_what_is_served() {
     let (emulator, mirror, _frames) = pair(10.0, |_| {}).await;

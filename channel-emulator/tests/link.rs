@@ -4,7 +4,7 @@ mod support;
 
 use semlink_channel::{ChannelConfig, FrameKey, SnrDb, iq};
 use semlink_proto::v1;
-use support::{Service, arrived, frame, pair, sent};
+use support::{Service, arrived, frame, pair, sent, stages};
 use tokio::net::TcpListener;
 use tonic::Code;
 
@@ -60,8 +60,17 @@ async fn a_replay_in_another_order_or_many_streams_at_once_is_bit_identical() {
     ];
     let mut runs = Vec::new();
     for replay in replays {
-        let (emulator, mirror, mut frames) =
-            pair(0.0, |config| config.channel = "rayleigh".parse().expect("a kind")).await;
+        let (emulator, mirror, mut frames) = pair(0.0, |config| config.seed = 7).await;
+        // Every model that draws.
+        let all = [
+            "shadowing,sigma_db=3",
+            "phase_noise",
+            "rician,doppler=0.01,spacing=100",
+            "impulsive",
+            "awgn,snr_db=3",
+            "gilbert_elliott",
+        ];
+        emulator.set(|change| change.stages = stages(&all)).await;
         let streams = replay().into_iter().map(|ids| emulator.transmit(ids.into_iter().map(frame).collect()));
         futures::future::join_all(streams).await;
         let seen = arrived(&mut frames, 60).await.into_iter().map(|frame| (frame.symbols, frame.csi));
