@@ -26,6 +26,9 @@ pub(crate) struct LinkService {
     pub(crate) drain: Drain,
 }
 
+/// Bytes of symbols from which on a frame is worth a task of its own: its channel is then computed beside the reading of the next.
+const LARGE: usize = 8192;
+
 /// A stream of a link, counted while it is open.
 struct Open(Arc<Link>);
 
@@ -36,6 +39,18 @@ impl Link {
         let permits = u32::try_from(symbols.clamp(1, ROOM)).unwrap_or(u32::MAX);
         // It is never closed.
         Arc::clone(&self.room).acquire_many_owned(permits).await.ok()
+    }
+
+    /// [`Link::answer`], on another worker where the frame is large. Frames that a slow transport keeps in order are taken one after the other.
+    async fn answer_anywhere(self: Arc<Self>, frame: v1::Frame) -> v1::FrameReport {
+        if frame.symbols.len() < LARGE || self.profile.borrow().transport.is_slow() {
+            return self.answer(frame).await;
+        }
+        let id = frame.id;
+        tokio::spawn(async move { self.answer(frame).await }).await.unwrap_or_else(|error| {
+            let status = Status::internal(error.to_string());
+            v1::FrameReport { id, error: Some(wire::error(&status)), ..Default::default() }
+        })
     }
 
     async fn answer(&self, frame: v1::Frame) -> v1::FrameReport {
@@ -131,7 +146,7 @@ impl link_server::Link for LinkService {
             .map(move |(room, frame)| {
                 let link = Arc::clone(&link);
                 async move {
-                    let report = link.answer(frame).await;
+                    let report = link.answer_anywhere(frame).await;
                     drop(room);
                     Ok(report)
                 }

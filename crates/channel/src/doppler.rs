@@ -43,6 +43,16 @@ impl Scatter {
         Scatter { shift, amplitude }
     }
 
+    /// The same waves, scaled to the power of `variance` together: the mean of |h|^2 over time is then that of the law, where amplitudes as they
+    /// were drawn miss it by 18 % for as long as the process goes on. |h|^2 / variance has the law N Beta(1, N - 1) in return, which for
+    /// N = 32 differs from the exponential one by less than 1 % at every point of its distribution.
+    pub(crate) fn balanced(mut self, variance: f32) -> Scatter {
+        let power: f32 = self.amplitude.iter().map(|a| a.norm_sqr()).sum();
+        let scale = (variance / power).sqrt();
+        self.amplitude.iter_mut().for_each(|a| *a *= scale);
+        self
+    }
+
     /// h at times `start`, `start + step`, ... in symbols.
     pub(crate) fn sample(&self, start: f64, step: f64, h: &mut [Complex32]) {
         // Real and imaginary parts apart, so that the compiler finds vectors.

@@ -4,6 +4,7 @@ use std::f64::consts::TAU;
 
 use num_complex::Complex32;
 use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 
 use crate::doppler::Scatter;
 use crate::gaussian::Gaussian;
@@ -66,6 +67,13 @@ impl Motion {
         if self.doppler > 0.0 { self.coherence.max(1) } else { self.coherence }
     }
 
+    /// Scatter of this variance with Doppler: of a process that goes on from frame to frame, the power is right in the course of time; of
+    /// one that is drawn for each frame, over the frames.
+    pub(crate) fn scatter(&self, generator: &mut ChaCha8Rng, variance: f32) -> Scatter {
+        let drawn = Scatter::draw(generator, self.doppler, variance);
+        if self.spacing == 0 { drawn } else { drawn.balanced(variance) }
+    }
+
     /// The draws of the process, and the time of the frame's first payload symbol in it.
     pub(crate) fn process(&self, draws: &Draws) -> (Draws, f64) {
         let start = draws.key().frame as f64 * self.spacing as f64;
@@ -102,7 +110,7 @@ impl Fading {
         let (draws, frame_start) = if doppler > 0.0 { self.motion.process(draws) } else { (*draws, 0.0) };
         let start = frame_start + start as f64;
         if doppler > 0.0 {
-            Scatter::draw(&mut draws.generator(Substream::Paths), doppler, scatter).sample(start, step as f64, h);
+            self.motion.scatter(&mut draws.generator(Substream::Paths), scatter).sample(start, step as f64, h);
         } else {
             Gaussian::new(draws.generator(Substream::Scatter), scatter).fill(h);
         }

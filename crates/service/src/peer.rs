@@ -24,7 +24,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 window of bytes, so that a stream of many small messages is not held up by acknowledgements.
-const WINDOW: u32 = 1 << 20;
+const WINDOW: u32 = 4 << 20;
 
 /// Names, in the metadata of a Transmit stream, the link of an emulator that its frames are for.
 pub const LINK_METADATA: &str = "semlink-link";

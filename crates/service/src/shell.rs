@@ -26,8 +26,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls and streams that one connection may have open; a client queues what is beyond it.
 const MAX_CALLS: u32 = 1024;
-/// HTTP/2 windows in bytes, as at the peers.
-const WINDOW: u32 = 1 << 20;
+/// HTTP/2 windows in bytes, as at the peers: several frames of the largest size, so that a sender need not wait for each to be read.
+const WINDOW: u32 = 4 << 20;
+/// Bytes of an HTTP/2 frame that a sender may send: a large message in one instead of in 32.
+const MAX_FRAME: u32 = 1 << 20;
 
 /// A server that is being put together.
 pub struct Shell {
@@ -133,6 +135,7 @@ impl Shell {
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
+            .max_frame_size(MAX_FRAME)
             .add_routes(routes.routes())
             .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop);
         let deadline = async {

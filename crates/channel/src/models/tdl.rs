@@ -153,7 +153,7 @@ impl Model for Tdl {
         let (process, start) = if doppler > 0.0 { self.motion.process(draws) } else { (*draws, 0.0) };
         let mut paths = process.generator(Substream::Paths);
         let scatter: Vec<Scatter> = if doppler > 0.0 {
-            (0..self.pulses.len()).map(|path| Scatter::draw(&mut paths, doppler, variance(path))).collect()
+            (0..self.pulses.len()).map(|path| self.motion.scatter(&mut paths, variance(path))).collect()
         } else {
             Vec::new()
         };
