@@ -12,8 +12,10 @@ use pulp::{Arch, NullaryFnOnce};
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 
-/// Draws made at a time; 8 blocks of the generator.
-const GROUP: usize = 64;
+/// Draws made at a time where there are as many: the more, the less is spent between.
+const MANY: usize = 256;
+/// Draws made at a time for the rest; 8 blocks of the generator.
+const FEW: usize = 64;
 
 /// CN(0, variance), draw after draw.
 pub(crate) struct Gaussian {
@@ -47,18 +49,34 @@ impl Gaussian {
     }
 
     pub(crate) fn fill(&mut self, draws: &mut [Complex32]) {
-        let Gaussian { generator, arch, variance } = self;
-        for draws in draws.chunks_mut(GROUP) {
-            arch.dispatch(Fill { words: words(generator, draws.len()), variance: *variance, draws });
-        }
+        let (many, few) = draws.split_at_mut(draws.len() / MANY * MANY);
+        self.fill_by::<MANY>(many);
+        self.fill_by::<FEW>(few);
     }
 
     /// Adds a draw to each symbol.
     pub(crate) fn add(&mut self, symbols: &mut [Complex32]) -> Powers {
+        let (many, few) = symbols.split_at_mut(symbols.len() / MANY * MANY);
+        let (many, few) = (self.add_by::<MANY>(many), self.add_by::<FEW>(few));
+        Powers { signal: many.signal + few.signal, noise: many.noise + few.noise }
+    }
+
+    fn fill_by<const GROUP: usize>(&mut self, draws: &mut [Complex32]) {
         let Gaussian { generator, arch, variance } = self;
+        let mut words = [[0; 2]; GROUP];
+        for draws in draws.chunks_mut(GROUP) {
+            next(generator, &mut words[..draws.len()]);
+            arch.dispatch(Fill { words: &words, variance: *variance, draws });
+        }
+    }
+
+    fn add_by<const GROUP: usize>(&mut self, symbols: &mut [Complex32]) -> Powers {
+        let Gaussian { generator, arch, variance } = self;
+        let mut words = [[0; 2]; GROUP];
         let mut sum = Powers::default();
         for symbols in symbols.chunks_mut(GROUP) {
-            let powers = arch.dispatch(Add { words: words(generator, symbols.len()), variance: *variance, symbols });
+            next(generator, &mut words[..symbols.len()]);
+            let powers = arch.dispatch(Add { words: &words, variance: *variance, symbols });
             sum.signal += powers.signal;
             sum.noise += powers.noise;
         }
@@ -66,69 +84,67 @@ impl Gaussian {
     }
 }
 
-/// The next 64 bits of the generator for each of `count` draws; zeros beyond.
-fn words(generator: &mut ChaCha8Rng, count: usize) -> [u32; 2 * GROUP] {
-    let mut words = [0; 2 * GROUP];
-    let used = &mut words[..2 * count];
-    generator.fill_bytes(bytemuck::cast_slice_mut(used));
+/// The next 64 bits of the generator for each draw.
+fn next(generator: &mut ChaCha8Rng, words: &mut [[u32; 2]]) {
+    generator.fill_bytes(bytemuck::cast_slice_mut(words));
     // On a big-endian machine this turns the bytes around, elsewhere it is nothing.
-    used.iter_mut().for_each(|word| *word = u32::from_le(*word));
-    words
+    words.as_flattened_mut().iter_mut().for_each(|word| *word = u32::from_le(*word));
 }
 
-struct Fill<'a> {
-    words: [u32; 2 * GROUP],
+struct Fill<'a, const GROUP: usize> {
+    words: &'a [[u32; 2]; GROUP],
     variance: f32,
     draws: &'a mut [Complex32],
 }
 
-impl NullaryFnOnce for Fill<'_> {
+impl<const GROUP: usize> NullaryFnOnce for Fill<'_, GROUP> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        let noise = transform(&self.words, self.variance);
-        let out: &mut [f32] = bytemuck::cast_slice_mut(self.draws);
+        let noise = transform(self.words, self.variance);
+        let out: &mut [[f32; 2]] = bytemuck::cast_slice_mut(self.draws);
         out.copy_from_slice(&noise[..out.len()]);
     }
 }
 
-struct Add<'a> {
-    words: [u32; 2 * GROUP],
+struct Add<'a, const GROUP: usize> {
+    words: &'a [[u32; 2]; GROUP],
     variance: f32,
     symbols: &'a mut [Complex32],
 }
 
-impl NullaryFnOnce for Add<'_> {
+impl<const GROUP: usize> NullaryFnOnce for Add<'_, GROUP> {
     type Output = Powers;
 
     #[inline(always)]
     fn call(self) -> Powers {
-        let mut noise = transform(&self.words, self.variance);
+        let mut noise = transform(self.words, self.variance);
+        noise[self.symbols.len()..].fill([0.0; 2]);
         let symbols: &mut [f32] = bytemuck::cast_slice_mut(self.symbols);
-        noise[symbols.len()..].fill(0.0);
-        let powers = Powers { signal: power(symbols), noise: power(&noise) };
-        for (x, n) in symbols.iter_mut().zip(&noise) {
+        let noise = noise.as_flattened();
+        let powers = Powers { signal: power(symbols), noise: power(noise) };
+        for (x, n) in symbols.iter_mut().zip(noise) {
             *x += n;
         }
         powers
     }
 }
 
-/// Draws with real and imaginary parts in turn.
+/// Draws, the radius from the first word and the angle from the second.
 #[inline(always)]
-fn transform(words: &[u32; 2 * GROUP], variance: f32) -> [f32; 2 * GROUP] {
+fn transform<const GROUP: usize>(words: &[[u32; 2]; GROUP], variance: f32) -> [[f32; 2]; GROUP] {
+    // Real and imaginary parts apart first: one loop with both would not become vectors.
     let (mut re, mut im) = ([0f32; GROUP], [0f32; GROUP]);
     for i in 0..GROUP {
-        let radius = (variance * minus_ln(words[2 * i])).sqrt();
-        let (cos, sin) = circle(words[2 * i + 1]);
+        let radius = (variance * minus_ln(words[i][0])).sqrt();
+        let (cos, sin) = circle(words[i][1]);
         re[i] = radius * cos;
         im[i] = radius * sin;
     }
-    let mut draws = [0f32; 2 * GROUP];
+    let mut draws = [[0f32; 2]; GROUP];
     for i in 0..GROUP {
-        draws[2 * i] = re[i];
-        draws[2 * i + 1] = im[i];
+        draws[i] = [re[i], im[i]];
     }
     draws
 }
@@ -215,10 +231,11 @@ mod tests {
         let mut by_machine = vec![Complex32::ZERO; 1_000];
         Gaussian::new(ChaCha8Rng::from_seed([7; 32]), 0.3).fill(&mut by_machine);
         let mut generator = ChaCha8Rng::from_seed([7; 32]);
-        for group in by_machine.chunks(GROUP) {
-            let words = words(&mut generator, group.len());
+        let mut words = [[0; 2]; MANY];
+        for group in by_machine.chunks(MANY) {
+            next(&mut generator, &mut words[..group.len()]);
             let mut plain = vec![Complex32::ZERO; group.len()];
-            Arch::Scalar.dispatch(Fill { words, variance: 0.3, draws: &mut plain });
+            Arch::Scalar.dispatch(Fill { words: &words, variance: 0.3, draws: &mut plain });
             assert_eq!(plain, group);
         }
     }
