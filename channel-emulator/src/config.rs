@@ -53,7 +53,7 @@ pub struct Settings {
     )]
     next: String,
 
-    /// File of named links in TOML, see docs/CHANNELS.md; --next with the flags of its channel is the link "default" beside them
+    /// File of named links in TOML, see docs/EMULATOR.md; --next with the flags of its channel is the link "default" beside them
     #[arg(long, env = "SEMLINK_LINKS", value_name = "FILE")]
     links: Option<PathBuf>,
 
@@ -183,7 +183,7 @@ impl Settings {
         };
         let config = Config {
             next: self.next.clone(),
-            links: links.unwrap_or_default(),
+            links: links?,
             recordings: self.recordings.clone(),
             snr_db: snr_db.unwrap_or(SnrDb::MAX),
             channel: channel.unwrap_or(ChannelKind::Awgn),

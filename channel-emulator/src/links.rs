@@ -231,10 +231,12 @@ impl Links {
     /// `INVALID_ARGUMENT` for a link that cannot be or is named twice.
     #[allow(clippy::result_large_err, reason = "Status is the currency of gRPC services")]
     pub(crate) fn populate(&self, wanted: &[LinkConfig]) -> Result<v1::PopulateLinksResponse, Status> {
+        // Before the lock: files may have to be read.
+        let built = wanted.iter().map(|config| self.build(config)).collect::<Result<Vec<_>, _>>();
+        let built = built.map_err(Status::invalid_argument)?;
         let mut links = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         let mut steps: BTreeMap<&str, Step> = BTreeMap::new();
-        for config in wanted {
-            let new = self.build(config).map_err(Status::invalid_argument)?;
+        for (config, new) in wanted.iter().zip(built) {
             let step = match links.get(&config.name) {
                 Some(old) if (&old.next, &old.next_link) == (&new.next, &new.next_link) => {
                     if old.profile.borrow().is_like(&new.start) {

@@ -50,7 +50,7 @@ pub(crate) struct Delete {
 /// Links to be there.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Populate {
-    /// File of links in TOML, as the emulator's --links, see docs/CHANNELS.md
+    /// File of links in TOML, as the emulator's --links, see docs/EMULATOR.md
     file: PathBuf,
 
     #[command(flatten)]
