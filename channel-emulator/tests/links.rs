@@ -99,7 +99,8 @@ async fn populating_twice_is_populating_once_and_a_bad_link_changes_nothing() {
     let now = control.get_channel(get.clone()).await.expect("a profile").into_inner();
     assert_eq!((now.snr_db, now.version), (2.0, 1));
 
-    let faults: [(fn(&mut v1::LinkSettings), &str); 6] = [
+    type Fault = fn(&mut v1::LinkSettings);
+    let faults: [(Fault, &str); 6] = [
         (|link| link.name = "no spaces".into(), "link name is \"no spaces\""),
         (|link| link.next = "ftp://x".into(), "next \"ftp://x\""),
         (|link| link.stages = stages(&["awgn,snr_db=500"]), "awgn: snr_db is 500"),
