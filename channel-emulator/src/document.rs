@@ -63,7 +63,7 @@ impl Entry {
                 let points = Schedule::points_of(&directory.join(trace)).map_err(wrong)?;
                 let points = points
                     .into_iter()
-                    .map(|(at, snr_db)| toml::Value::Array(vec![at.into(), crate::profile::decimal(snr_db).into()]));
+                    .map(|(at, snr_db)| toml::Value::Array(vec![at.into(), f64::from(snr_db).into()]));
                 if schedule.insert("points".into(), toml::Value::Array(points.collect())).is_some() {
                     return Err(wrong("schedule has points and trace, must have one of them".to_owned()));
                 }

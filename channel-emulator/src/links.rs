@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
-use crate::profile::{CsiMode, Parts, Profile, try_csi, wire_csi};
+use crate::profile::{CsiMode, Parts, Profile, try_csi};
 use crate::record::Recording;
 use crate::schedule::Schedule;
 use crate::transport::{Line, Transport};
@@ -122,7 +122,7 @@ impl LinkConfig {
             name: self.name.clone(),
             next: self.next.clone(),
             next_link: self.next_link.clone(),
-            csi: wire_csi(self.csi).into(),
+            csi: self.csi.to_wire().into(),
             seed: self.seed,
             stages: self.stages.iter().map(semlink_service::wire::stage).collect(),
             transport: Some(self.transport.to_wire()),

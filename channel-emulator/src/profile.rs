@@ -102,18 +102,18 @@ impl Profile {
         }
         if let Some(db) = change.k_factor_db {
             next.k_factor = RicianK::try_new_db(db).map_err(invalid)?;
-            set(&mut stages, &["rician"], "k_factor_db", decimal(db));
+            set(&mut stages, |spec| spec.model == "rician", "k_factor_db", db.into());
         }
         if let Some(symbols) = change.coherence {
             next.coherence = symbols;
-            set(&mut stages, &["rayleigh", "rician", "tdl"], "coherence", f64::from(symbols));
+            set(&mut stages, |spec| has_parameter(spec, "coherence"), "coherence", Value::Number(symbols.into()));
         }
         if let Some(kind) = change.kind {
             next.fade(&mut stages, wire::try_kind(kind)?);
         }
         if let Some(db) = change.snr_db {
             SnrDb::try_new(db).map_err(invalid)?;
-            set(&mut stages, &["awgn"], "snr_db", decimal(db));
+            set(&mut stages, |spec| spec.model == "awgn", "snr_db", db.into());
             next.schedule = None;
         }
         if let Some(csi) = change.csi {
@@ -137,7 +137,7 @@ impl Profile {
 
     /// Puts fading of this kind in the place of what there is, or before the noise.
     fn fade(&self, stages: &mut Vec<StageSpec>, kind: ChannelKind) {
-        let fading = |spec: &StageSpec| ["rayleigh", "rician", "tdl", "playback"].contains(&spec.model.as_str());
+        let fading = |spec: &StageSpec| spec.description().is_ok_and(|model| model.fading);
         let place = stages.iter().position(fading);
         if place.and_then(|i| stages.get(i)).is_some_and(|spec| spec.model == kind.as_str()) {
             return;
@@ -148,7 +148,7 @@ impl Profile {
         }
         let mut spec = StageSpec::new(kind.as_str());
         if kind == ChannelKind::Rician {
-            spec = spec.with("k_factor_db", decimal(self.k_factor.db()));
+            spec = spec.with_value("k_factor_db", self.k_factor.db().into());
         }
         if self.coherence != 0 {
             spec = spec.with("coherence", f64::from(self.coherence));
@@ -208,7 +208,7 @@ impl Profile {
             snr_db: self.chain.snr().db(),
             k_factor_db: fading("k_factor_db").map_or(self.k_factor.db(), |db| db as f32),
             coherence: fading("coherence").map_or(self.coherence, |symbols| symbols as u32),
-            csi: wire_csi(self.csi).into(),
+            csi: self.csi.to_wire().into(),
             seed: self.seed,
             version: self.version,
             link: link.to_owned(),
@@ -227,15 +227,6 @@ impl Profile {
     }
 }
 
-/// As it travels.
-pub(crate) fn wire_csi(csi: CsiMode) -> v1::CsiMode {
-    match csi {
-        CsiMode::Perfect => v1::CsiMode::Perfect,
-        CsiMode::Pilots => v1::CsiMode::Pilots,
-        CsiMode::None => v1::CsiMode::None,
-    }
-}
-
 fn number(spec: &StageSpec, name: &str) -> Option<f64> {
     match spec.parameters.get(name) {
         Some(Value::Number(x)) => Some(*x),
@@ -243,16 +234,26 @@ fn number(spec: &StageSpec, name: &str) -> Option<f64> {
     }
 }
 
-/// Sets a parameter of the stages of these models.
-fn set(stages: &mut [StageSpec], models: &[&str], name: &str, value: f64) {
-    for spec in stages.iter_mut().filter(|spec| models.contains(&spec.model.as_str())) {
-        spec.parameters.insert(name.to_owned(), Value::Number(value));
+fn has_parameter(spec: &StageSpec, name: &str) -> bool {
+    spec.description().is_ok_and(|model| model.parameters.iter().any(|parameter| parameter.name == name))
+}
+
+/// Sets a parameter of those stages.
+fn set(stages: &mut [StageSpec], which: impl Fn(&StageSpec) -> bool, name: &str, value: Value) {
+    for spec in stages.iter_mut().filter(|spec| which(spec)) {
+        spec.parameters.insert(name.to_owned(), value.clone());
     }
 }
 
-/// The number that a person would write for this f32: 0.1, not 0.10000000149.
-pub(crate) fn decimal(x: f32) -> f64 {
-    x.to_string().parse().unwrap_or(f64::from(x))
+impl CsiMode {
+    /// As it travels.
+    pub fn to_wire(self) -> v1::CsiMode {
+        match self {
+            CsiMode::Perfect => v1::CsiMode::Perfect,
+            CsiMode::Pilots => v1::CsiMode::Pilots,
+            CsiMode::None => v1::CsiMode::None,
+        }
+    }
 }
 
 impl fmt::Display for CsiMode {

@@ -87,7 +87,11 @@ impl Transport {
         self.delay_ms > 0.0 || self.symbols_per_second > 0.0
     }
 
-    pub(crate) fn from_wire(transport: &v1::Transport) -> Result<Transport, String> {
+    /// The same from a message.
+    ///
+    /// # Errors
+    /// Those of [`Transport::check`].
+    pub fn from_wire(transport: &v1::Transport) -> Result<Transport, String> {
         let v1::Transport { loss, delay_ms, jitter_ms, reorder, symbols_per_second } = *transport;
         let transport = Transport { loss, delay_ms, jitter_ms, reorder, symbols_per_second };
         transport.check()?;

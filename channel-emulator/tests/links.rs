@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use semlink_channel::{SnrDb, iq};
 use semlink_channel_emulator::Config;
+use semlink_proto::v1::link_server::{Link, LinkServer};
 use semlink_proto::v1::{self, link_client::LinkClient};
 use semlink_service::peer::LINK_METADATA;
 use support::{Service, arrived, frame, pair, stages};
 use tokio::net::TcpListener;
-use tonic::{Code, Request};
+use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 fn settings(name: &str, next: &Service, texts: &[&str]) -> v1::LinkSettings {
     v1::LinkSettings { name: name.into(), next: next.url(), stages: stages(texts), ..Default::default() }
@@ -154,6 +156,62 @@ async fn a_link_whose_next_hop_stalls_holds_back_its_own_streams_only() {
     stalled.abort();
     drop(silent);
     emulator.stop().await;
+    first.stop().await;
+}
+
+/// It takes a stream and reads nothing of it.
+struct Deaf;
+
+#[tonic::async_trait]
+impl Link for Deaf {
+    type TransmitStream = futures::stream::Pending<Result<v1::FrameReport, Status>>;
+
+    async fn transmit(&self, request: Request<Streaming<v1::Frame>>) -> Result<Response<Self::TransmitStream>, Status> {
+        // Kept: its end would break the stream.
+        std::mem::forget(request);
+        Ok(Response::new(futures::stream::pending()))
+    }
+}
+
+/// A link holds 2^20 symbols, 16 frames of the largest size, however many are sent, and the others go on.
+#[tokio::test]
+async fn a_link_whose_next_hop_reads_nothing_holds_a_bounded_number_of_frames() {
+    let (emulator, first, mut of_first) = pair(10.0, |_| {}).await;
+    let deaf = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let next = format!("http://{}", deaf.local_addr().expect("an address"));
+    let serving = Server::builder().add_service(LinkServer::new(Deaf)).serve_with_incoming(TcpIncoming::from(deaf));
+    let serving = tokio::spawn(serving);
+    let link = v1::LinkSettings { name: "deaf".into(), next, stages: stages(&["awgn,snr_db=5"]), ..Default::default() };
+    let mut control = emulator.control().await;
+    control.create_link(v1::CreateLinkRequest { link: Some(link) }).await.expect("a new link");
+    let symbols: bytes::Bytes = iq::encode(&vec![support::sent()[0]; 65_536]).into();
+    let frames = (0..1_000).map(move |id| v1::Frame { symbols: symbols.clone(), ..frame(id) });
+    let mut request = Request::new(futures::stream::iter(frames));
+    request.metadata_mut().insert(LINK_METADATA, "deaf".parse().expect("a name"));
+    let mut reports = LinkClient::new(emulator.channel().await).transmit(request).await.expect("a stream").into_inner();
+    let flood = async {
+        let report = reports.message().await;
+        panic!("there is nothing to report: {report:?}");
+    };
+    let watch = async {
+        let mut taken = 0;
+        while taken < 16 {
+            let links = control.list_links(v1::ListLinksRequest {}).await.expect("links").into_inner().links;
+            taken = links.iter().find(|link| link.name == "deaf").expect("the link").frames;
+        }
+        let reports = emulator.transmit((0..500).map(frame).collect()).await;
+        assert!(reports.iter().all(|report| report.error.is_none()));
+        let links = control.list_links(v1::ListLinksRequest {}).await.expect("links").into_inner().links;
+        assert_eq!(links.iter().find(|link| link.name == "deaf").expect("the link").frames, 16);
+    };
+    tokio::select! {
+        () = flood => {}
+        () = watch => {}
+    }
+    assert_eq!(arrived(&mut of_first, 500).await.len(), 500);
+    // Not stopped: frames without a report would hold it up to its deadline.
+    drop(emulator);
+    serving.abort();
     first.stop().await;
 }
 

@@ -6,7 +6,7 @@ use num_complex::Complex32;
 
 use crate::fading::{Fading, LineOfSight, Motion};
 use crate::models::{Awgn, Model, Passage, Role, Taps};
-use crate::spec::{Library, StageSpec, Value};
+use crate::spec::{Library, StageSpec};
 use crate::{ChannelConfig, ChannelKind, ChannelState, Error, FrameKey, Result, SnrDb};
 
 /// Most stages of a chain.
@@ -146,14 +146,14 @@ impl From<ChannelConfig> for Chain {
         if let Some(fading) = config.fading() {
             let mut spec = StageSpec::new(kind.as_str());
             if kind == ChannelKind::Rician {
-                spec = spec.with("k_factor_db", decimal(k_factor.db()));
+                spec = spec.with_value("k_factor_db", k_factor.db().into());
             }
             if coherence != 0 {
-                spec = spec.with_value("coherence", Value::Number(coherence as f64));
+                spec = spec.with("coherence", coherence as f64);
             }
             stages.push((Arc::new(fading) as Arc<dyn Model>, spec));
         }
-        stages.push((Arc::new(Awgn { snr }), StageSpec::new("awgn").with("snr_db", decimal(snr.db()))));
+        stages.push((Arc::new(Awgn { snr }), StageSpec::new("awgn").with_value("snr_db", snr.db().into())));
         let (models, specs): (Vec<_>, Vec<_>) = stages.into_iter().unzip();
         let stages = models.into_iter().map(|model| Stage { model, instance: 0 }).collect();
         let blocks = kind != ChannelKind::Awgn && coherence != 0;
@@ -172,9 +172,4 @@ impl ChannelConfig {
             ChannelKind::Rician => Some(Fading { kind: self.kind, line_of_sight, motion }),
         }
     }
-}
-
-/// The number that a person would write for this f32: 0.1, not 0.10000000149.
-fn decimal(x: f32) -> f64 {
-    x.to_string().parse().unwrap_or(f64::from(x))
 }

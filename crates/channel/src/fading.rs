@@ -74,10 +74,17 @@ impl Motion {
         if self.spacing == 0 { drawn } else { drawn.balanced(variance) }
     }
 
-    /// The draws of the process, and the time of the frame's first payload symbol in it.
+    /// Whether the fading jumps within a frame.
+    pub(crate) fn has_blocks(&self) -> bool {
+        self.doppler == 0.0 && self.coherence != 0
+    }
+
+    /// The draws of the process that the frame is part of, and the time of its first payload symbol in it; without Doppler each frame is one.
     pub(crate) fn process(&self, draws: &Draws) -> (Draws, f64) {
-        let start = draws.key().frame as f64 * self.spacing as f64;
-        if self.spacing == 0 { (*draws, 0.0) } else { (draws.shared_by(0), start) }
+        if self.doppler == 0.0 || self.spacing == 0 {
+            return (*draws, 0.0);
+        }
+        (draws.shared_by(0), draws.key().frame as f64 * self.spacing as f64)
     }
 }
 
@@ -107,7 +114,7 @@ impl Fading {
     fn fill(&self, draws: &Draws, start: i64, step: usize, h: &mut [Complex32]) {
         let Motion { doppler, .. } = self.motion;
         let (amplitude, scatter) = self.line_of_sight.map_or((0.0, 1.0), |los| los.split());
-        let (draws, frame_start) = if doppler > 0.0 { self.motion.process(draws) } else { (*draws, 0.0) };
+        let (draws, frame_start) = self.motion.process(draws);
         let start = frame_start + start as f64;
         if doppler > 0.0 {
             self.motion.scatter(&mut draws.generator(Substream::Paths), scatter).sample(start, step as f64, h);
@@ -142,7 +149,7 @@ impl Model for Fading {
     }
 
     fn role(&self) -> Role {
-        Role::Fading { kind: self.kind, blocks: self.motion.doppler == 0.0 && self.motion.coherence != 0 }
+        Role::Fading { kind: self.kind, blocks: self.motion.has_blocks() }
     }
 }
 

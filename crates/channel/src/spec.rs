@@ -262,6 +262,13 @@ impl fmt::Display for Value {
     }
 }
 
+/// The number that a person would write for this f32: 0.1, not 0.10000000149.
+impl From<f32> for Value {
+    fn from(x: f32) -> Value {
+        Value::Number(x.to_string().parse().unwrap_or(f64::from(x)))
+    }
+}
+
 impl FromStr for Value {
     type Err = std::convert::Infallible;
 

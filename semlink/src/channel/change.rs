@@ -172,21 +172,14 @@ impl Change {
     }
 
     fn request(&self, link: &str, now: &v1::ChannelProfile) -> Result<SetChannelRequest> {
-        let csi = |mode| match mode {
-            CsiMode::Perfect => v1::CsiMode::Perfect,
-            CsiMode::Pilots => v1::CsiMode::Pilots,
-            CsiMode::None => v1::CsiMode::None,
-        };
-        let v1::Transport { loss, delay_ms, jitter_ms, reorder, symbols_per_second } =
-            now.transport.unwrap_or_default();
-        let transport = Transport { loss, delay_ms, jitter_ms, reorder, symbols_per_second };
+        let transport = Transport::from_wire(&now.transport.unwrap_or_default()).map_err(|error| anyhow!(error))?;
         let ended = self.no_schedule.then(v1::Schedule::default);
         Ok(SetChannelRequest {
             kind: self.channel.map(|kind| wire::kind(kind).into()),
             snr_db: self.snr_db.map(SnrDb::db),
             k_factor_db: self.k_factor_db.map(RicianK::db),
             coherence: self.coherence,
-            csi: self.csi.map(|mode| csi(mode).into()),
+            csi: self.csi.map(|mode| mode.to_wire().into()),
             seed: self.seed,
             link: link.to_owned(),
             stages: self.stages.iter().map(wire::stage).collect(),

@@ -19,6 +19,7 @@ pub(crate) const DESCRIPTION: Description = Description {
             kind: Kind::Number(1e-3, 1e3, Some(3.0)),
         },
     ],
+    fading: false,
     build: |reader| {
         let (bits, full_scale) = (reader.whole("bits")?, reader.number("full_scale")?);
         Ok(Arc::new(Adc { full_scale: full_scale as f32, step: (2.0 * full_scale / (1u64 << bits) as f64) as f32 }))

@@ -15,6 +15,7 @@ pub(crate) const DESCRIPTION: Description = Description {
         meaning: "Es/N0 in dB for Es = 1, averaged over fading",
         kind: Kind::Number(-60.0, 100.0, None),
     }],
+    fading: false,
     build: |reader| Ok(Arc::new(Awgn { snr: SnrDb::try_new(reader.number("snr_db")? as f32)? })),
 };
 

@@ -23,6 +23,7 @@ pub(crate) const DESCRIPTION: Description = Description {
         },
         fading::SPACING,
     ],
+    fading: false,
     build: |reader| {
         Ok(Arc::new(Cfo {
             offset: reader.number("offset")?,

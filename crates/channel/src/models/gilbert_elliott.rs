@@ -35,6 +35,7 @@ pub(crate) const DESCRIPTION: Description = Description {
             kind: Kind::Number(0.0, 1.0, Some(1.0)),
         },
     ],
+    fading: false,
     build: |reader| {
         let (to_bad, to_good) = (reader.number("to_bad")?, reader.number("to_good")?);
         if to_bad + to_good == 0.0 {

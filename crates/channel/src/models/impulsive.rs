@@ -25,6 +25,7 @@ pub(crate) const DESCRIPTION: Description = Description {
             kind: Kind::Number(-60.0, 60.0, Some(10.0)),
         },
     ],
+    fading: false,
     build: |reader| {
         let variance = 10f64.powf(reader.number("power_db")? / 10.0);
         Ok(Arc::new(Impulsive { probability: reader.number("probability")?, variance: variance as f32 }))

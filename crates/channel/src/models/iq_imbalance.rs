@@ -25,6 +25,7 @@ pub(crate) const DESCRIPTION: Description = Description {
         Parameter { name: "dc_i", meaning: "offset of I, for Es = 1", kind: Kind::Number(-10.0, 10.0, Some(0.0)) },
         Parameter { name: "dc_q", meaning: "offset of Q, for Es = 1", kind: Kind::Number(-10.0, 10.0, Some(0.0)) },
     ],
+    fading: false,
     build: |reader| {
         let gain = 10f64.powf(reader.number("gain_db")? / 20.0);
         let (sin, cos) = libm::sincos(reader.number("phase_deg")?.to_radians());

@@ -43,7 +43,7 @@ pub trait Model: fmt::Debug + Send + Sync {
 pub enum Role {
     /// The receiver noise, from which a chain has its SNR: exactly one.
     Noise(SnrDb),
-    /// Small-scale fading of this kind: at most one. `varies`: within a frame.
+    /// Small-scale fading of this kind: at most one.
     Fading {
         /// What the fading is to a codec.
         kind: ChannelKind,
@@ -92,6 +92,8 @@ pub struct Description {
     pub summary: &'static str,
     /// Its parameters.
     pub parameters: &'static [Parameter],
+    /// It is small-scale fading, of which a chain has at most one stage; then its [`Role`] says so, too.
+    pub fading: bool,
     pub(crate) build: fn(&Reader<'_>) -> Result<Arc<dyn Model>>,
 }
 
@@ -132,5 +134,25 @@ impl Passage<'_> {
     /// Pilots and payload, one after the other.
     pub(crate) fn both(&mut self) -> impl Iterator<Item = &mut Complex32> {
         self.pilots.iter_mut().chain(self.symbols.iter_mut())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Responses, StageSpec};
+
+    #[test]
+    fn descriptions_and_roles_agree_on_what_is_fading() {
+        let library = |_: &str| Ok(Responses { taps: 1, values: vec![Complex32::ONE].into() });
+        for description in ALL {
+            let spec = match description.name {
+                "awgn" => StageSpec::new("awgn").with("snr_db", 3.0),
+                "playback" => StageSpec::new("playback").with_value("file", crate::Value::Text("hall".into())),
+                name => StageSpec::new(name),
+            };
+            let role = spec.build(&library).unwrap().role();
+            assert_eq!(matches!(role, Role::Fading { .. }), description.fading, "{}", description.name);
+        }
     }
 }

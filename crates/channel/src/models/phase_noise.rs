@@ -20,6 +20,7 @@ pub(crate) const DESCRIPTION: Description = Description {
         meaning: "width of the oscillator's Lorentzian line at half its height times the symbol period",
         kind: Kind::Number(0.0, 1.0, Some(1e-4)),
     }],
+    fading: false,
     build: |reader| {
         let linewidth = reader.number("linewidth")?;
         Ok(Arc::new(PhaseNoise { deviation: (TAU * linewidth).sqrt() }))

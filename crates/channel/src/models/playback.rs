@@ -32,6 +32,7 @@ pub(crate) const DESCRIPTION: Description = Description {
             kind: Kind::Choice(&["unit", "none"]),
         },
     ],
+    fading: true,
     build: |reader| {
         let Responses { taps, values } = reader.responses("file")?;
         if taps > MAX_TAPS {

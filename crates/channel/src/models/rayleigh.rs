@@ -14,6 +14,7 @@ pub(crate) const DESCRIPTION: Description = Description {
     name: "rayleigh",
     summary: "fading without a line of sight, in blocks or with Doppler",
     parameters: &[fading::COHERENCE, fading::DOPPLER, fading::SPACING],
+    fading: true,
     build: |reader| {
         Ok(Arc::new(Fading { kind: ChannelKind::Rayleigh, line_of_sight: None, motion: Motion::read(reader)? }))
     },

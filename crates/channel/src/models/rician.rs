@@ -25,6 +25,7 @@ pub(crate) const DESCRIPTION: Description = Description {
         LOS_DOPPLER,
         fading::SPACING,
     ],
+    fading: true,
     build: |reader| {
         let k_factor = RicianK::try_new_db(reader.number("k_factor_db")? as f32)?;
         let line_of_sight = Some(LineOfSight { k_factor, doppler: reader.number("los_doppler")? });

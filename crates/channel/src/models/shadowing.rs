@@ -24,6 +24,7 @@ pub(crate) const DESCRIPTION: Description = Description {
             kind: Kind::Whole(1, 1 << 40, 1),
         },
     ],
+    fading: false,
     build: |reader| Ok(Arc::new(Shadowing { sigma_db: reader.number("sigma_db")?, frames: reader.whole("frames")? })),
 };
 

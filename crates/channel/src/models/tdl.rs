@@ -57,6 +57,7 @@ pub(crate) const DESCRIPTION: Description = Description {
         LOS_DOPPLER,
         fading::SPACING,
     ],
+    fading: true,
     build: |reader| Ok(Arc::new(Tdl::read(reader)?)),
 };
 
@@ -150,7 +151,7 @@ impl Model for Tdl {
         let (amplitude, around) = self.line_of_sight.map_or((0.0, 1.0), |los| los.split());
         let variance = |path: usize| if path == 0 { around } else { 1.0 };
         let doppler = self.motion.doppler;
-        let (process, start) = if doppler > 0.0 { self.motion.process(draws) } else { (*draws, 0.0) };
+        let (process, start) = self.motion.process(draws);
         let mut paths = process.generator(Substream::Paths);
         let scatter: Vec<Scatter> = if doppler > 0.0 {
             (0..self.pulses.len()).map(|path| self.motion.scatter(&mut paths, variance(path))).collect()
@@ -196,7 +197,7 @@ impl Model for Tdl {
     }
 
     fn role(&self) -> Role {
-        Role::Fading { kind: self.kind, blocks: self.motion.doppler == 0.0 && self.motion.coherence != 0 }
+        Role::Fading { kind: self.kind, blocks: self.motion.has_blocks() }
     }
 }
 
