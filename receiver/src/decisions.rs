@@ -41,6 +41,8 @@ impl Broadcast {
             decision: report.decision.clone(),
             uses: report.uses,
             snr_db_estimated: report.snr_db_estimated,
+            origin: frame.origin,
+            number: frame.number,
         });
     }
 

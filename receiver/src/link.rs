@@ -69,6 +69,7 @@ impl Inner {
             kind: kind.into(),
             decode_us: decoded.decode_us,
             truth: frame.truth,
+            ..Default::default()
         };
         self.decisions.publish(&frame, &report);
         Ok(report)

@@ -86,7 +86,7 @@ impl Inner {
             snr_db_estimated: report.snr_db_estimated,
             bandwidth_ratio: (total as f64 / captured as f64) as f32,
             side_information_bits: self.control.table().side_information_bits(),
-            timings: Some(v1::Timings { prepare_us, encode_us, link_us, decode_us: report.decode_us }),
+            timings: Some(v1::Timings { prepare_us, encode_us, link_us, decode_us: report.decode_us, ..Default::default() }),
             profile_version: report.truth.map(|truth| truth.profile_version),
         };
         Ok(v1::ClassifyResponse { id, decision: Some(decision), link: Some(link), error: None })
