@@ -93,7 +93,9 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
             let mut waiting = Vec::new();
             while queue.blocking_recv_many(&mut waiting, size.now) > 0 {
                 // Nobody waits any more for a call that was cancelled or is late.
+                let taken = waiting.len();
                 waiting.retain(|job| !job.reply.is_closed());
+                observed.dropped.inc_by((taken - waiting.len()) as u64);
                 if waiting.is_empty() {
                     continue;
                 }
@@ -106,10 +108,17 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
                 }
                 let jobs = inputs.len();
                 // A panic costs its batch (the replies are dropped), not the service; the hook has logged it.
-                let outputs = catch_unwind(AssertUnwindSafe(|| work(inputs))).unwrap_or_default();
+                let outputs = catch_unwind(AssertUnwindSafe(|| work(inputs))).unwrap_or_else(|_| {
+                    observed.panics.inc();
+                    Vec::new()
+                });
                 let took = start.elapsed();
                 size.learn(jobs, took);
-                observed.batch(jobs, took);
+                observed.size.observe(jobs as f64);
+                observed.seconds.observe(took.as_secs_f64());
+                if let Some((_, longest)) = replies.first() {
+                    observed.wait_seconds.observe(longest.as_secs_f64());
+                }
                 for ((reply, waited), output) in replies.into_iter().zip(outputs) {
                     // A failed send: the caller left meanwhile.
                     let _ = reply.send(Done { output, waited });

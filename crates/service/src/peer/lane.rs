@@ -142,7 +142,7 @@ impl Shared {
         let connected = self.credentials.connect(self.next.endpoint(), Some(address)).await;
         let channel = match connected {
             Ok(channel) => channel,
-            Err(error) => return End::Refused(Status::unavailable(error)),
+            Err(error) => return End::Refused(Status::unavailable(causes(&error))),
         };
         let wake = Arc::new(Notify::new());
         let (lane_set, lane) = watch::channel(None);
@@ -150,9 +150,7 @@ impl Shared {
         if let Some(name) = self.next.link() {
             request.metadata_mut().insert(LINK_METADATA, name);
         }
-        if let Err(error) = self.credentials.authorise(&mut request) {
-            return End::Refused(Status::unauthenticated(error));
-        }
+        self.credentials.authorise(&mut request);
         let mut link = link_client::LinkClient::new(channel);
         // The stream gets its frames once the peer has answered: one that says nothing must not hold any.
         let reports = match tokio::time::timeout(CONNECT_TIMEOUT, link.transmit(request)).await {
@@ -276,21 +274,30 @@ fn is_lasting(code: Code) -> bool {
 /// What a failed call says.
 fn reason(status: &Status) -> String {
     match status.code() {
-        Code::Unavailable | Code::Unknown => causes(status),
-        code => format!("{code}: {}", causes(status)),
+        Code::Unavailable | Code::Unknown => told(status),
+        code => format!("{code}: {}", told(status)),
+    }
+}
+
+/// A status's message and its causes.
+fn told(status: &Status) -> String {
+    let causes = std::error::Error::source(status).map(causes).unwrap_or_default();
+    match (status.message().is_empty(), causes.is_empty()) {
+        (_, true) => status.message().to_owned(),
+        (true, false) => causes,
+        (false, false) => format!("{}: {causes}", status.message()),
     }
 }
 
 /// An error down to its cause: the transport's own message is only that there was one.
-fn causes(status: &Status) -> String {
-    let mut told = vec![status.message().to_owned()];
-    let mut cause = std::error::Error::source(status);
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut told = vec![error.to_string()];
+    let mut cause = error.source();
     while let Some(error) = cause {
         told.push(error.to_string());
         cause = error.source();
     }
     told.dedup();
-    told.retain(|cause| !cause.is_empty());
     told.join(": ")
 }
 
