@@ -9,12 +9,14 @@ mod drain;
 pub mod exit;
 pub mod logging;
 pub mod peer;
-mod shell;
+pub mod retry;
+pub mod security;
+pub mod shell;
 pub mod shutdown;
 pub mod wire;
 
 pub use drain::Drain;
-pub use shell::{Health, Shell};
+pub use shell::{Health, Peer, Shell, ShellArgs, ShellConfig};
 
 /// What can go wrong in a service outside of its calls.
 #[derive(Debug, thiserror::Error)]
