@@ -8,9 +8,11 @@ pub mod config;
 mod drain;
 pub mod exit;
 pub mod logging;
+pub mod metrics;
 pub mod peer;
 mod shell;
 pub mod shutdown;
+pub mod traces;
 pub mod wire;
 
 pub use drain::Drain;
