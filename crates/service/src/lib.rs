@@ -5,14 +5,19 @@
 
 pub mod batch;
 pub mod config;
+pub mod deadline;
 mod drain;
 pub mod exit;
 pub mod logging;
+pub mod metrics;
 pub mod peer;
+pub mod pipeline;
+pub mod reload;
 pub mod retry;
 pub mod security;
 pub mod shell;
 pub mod shutdown;
+pub mod traces;
 pub mod wire;
 
 pub use drain::Drain;
