@@ -154,9 +154,10 @@ impl Config {
         if !(self.patience > 0.0 && self.patience <= 300.0) {
             problems.add("--patience", format!("{}, expected above 0 and at most 300 seconds", self.patience));
         }
+        let plaintext = self.service.allows_plaintext(Plaintext::Next);
         let way = Way {
-            credentials: self.client.check(problems).unwrap_or_default(),
-            plaintext: self.service.allows_plaintext(Plaintext::Next),
+            credentials: self.client.check(problems).unwrap_or_default().with_plaintext(plaintext),
+            plaintext,
             // One that is none is a problem already noted.
             patience: Duration::try_from_secs_f64(self.patience).unwrap_or_default(),
             peer_metrics: PeerMetrics::default(),

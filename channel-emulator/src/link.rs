@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::distort::distort;
 use crate::links::{Link, Links, ROOM};
+use crate::metrics;
 use crate::record::{Entry, Symbols, note};
 
 /// Answers each frame with exactly one report: that of the next Link, or an error of its own.
@@ -35,7 +36,10 @@ const LONGEST: Duration = Duration::from_secs(300);
 const LARGE: usize = 8192;
 
 /// A stream of a link, counted while it is open.
-struct Open(Arc<Link>);
+struct Open {
+    link: Arc<Link>,
+    _counted: metrics::Open,
+}
 
 impl Link {
     /// Room for a frame's symbols: waits while the link holds too many, so that its streams are held back, and no other link's.
@@ -69,17 +73,22 @@ impl Link {
     }
 
     async fn answer(&self, mut frame: v1::Frame, traces: &Traces) -> v1::FrameReport {
-        let span = traces.start("channel", Some(frame.traceparent.as_str()).filter(|parent| !parent.is_empty()));
+        let mut span = traces.follow("channel", &frame.traceparent);
         if let Some(traceparent) = span.traceparent() {
             frame.traceparent = traceparent;
         }
         let id = frame.id;
         self.counters.frames.fetch_add(1, Ordering::Relaxed);
-        self.pass(frame, &span).await.unwrap_or_else(|(status, truth)| {
+        let passed = self.pass(frame, &mut span).await;
+        passed.unwrap_or_else(|(status, truth)| {
             span.fail(&status);
             let counter = if truth.is_some() { &self.counters.lost } else { &self.counters.failed };
             counter.fetch_add(1, Ordering::Relaxed);
-            self.metrics.failed(truth.is_some());
+            if truth.is_some() {
+                self.metrics.lost()
+            } else {
+                self.metrics.failed()
+            }
             v1::FrameReport { id, error: Some(wire::error(&status)), truth, ..Default::default() }
         })
     }
@@ -94,7 +103,7 @@ impl Link {
     async fn pass(
         &self,
         mut frame: v1::Frame,
-        span: &Span,
+        span: &mut Span,
     ) -> Result<v1::FrameReport, (Status, Option<v1::ChannelTruth>)> {
         let id = frame.id;
         let taken = Instant::now();
@@ -105,6 +114,7 @@ impl Link {
         let snr = profile.snr(frame.sequence, self.key);
         let transport = &profile.transport;
         let symbols = (frame.symbols.len() + frame.pilots.len()) / iq::SYMBOL_BYTES;
+        self.metrics.taken(symbols);
         let mut departure = transport.is_slow().then(|| self.line.take(transport, key, symbols));
         let recorder = self.recording().as_ref().map(|recording| recording.entries.clone());
         let heard = distort(&mut frame, &profile, key, snr, recorder.is_some()).map_err(|status| (status, None))?;
@@ -129,8 +139,8 @@ impl Link {
             tokio::time::timeout_at(deadline, departure.wait()).await.map_err(late)?;
         }
         let channel_us = taken.elapsed().as_micros() as u64;
-        self.metrics.passed(symbols, frame.truth.as_ref(), channel_us);
         if let Some(truth) = &frame.truth {
+            self.metrics.passed(truth.snr_db_requested, truth.snr_db_realised, channel_us);
             span.set("semlink.snr_db", f64::from(truth.snr_db_requested));
         }
         let sent = self.client.send(frame, deadline);
@@ -144,13 +154,14 @@ impl Link {
 impl Open {
     fn new(link: Arc<Link>) -> Open {
         link.counters.streams.fetch_add(1, Ordering::Relaxed);
-        Open(link)
+        let counted = link.metrics.stream();
+        Open { link, _counted: counted }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.counters.streams.fetch_sub(1, Ordering::Relaxed);
+        self.link.counters.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -165,7 +176,7 @@ impl link_server::Link for LinkService {
         };
         // Counted until the stream's task ends.
         let open = Open::new(self.links.get(name)?);
-        let link = Arc::clone(&open.0);
+        let link = Arc::clone(&open.link);
         let traces = self.traces.clone();
         let frames = {
             let link = Arc::clone(&link);
@@ -180,7 +191,7 @@ impl link_server::Link for LinkService {
             }
         };
         let reports = pipeline::answer(frames, ended, self.in_flight, move |(frame, room)| {
-            let (link, traces) = (Arc::clone(&open.0), traces.clone());
+            let (link, traces) = (Arc::clone(&open.link), traces.clone());
             async move {
                 let report = link.answer_anywhere(frame, traces).await;
                 drop(room);

@@ -10,13 +10,13 @@ use semlink_channel::Responses;
 use semlink_proto::v1;
 use semlink_service::Drain;
 use semlink_service::metrics::PeerMetrics;
-use semlink_service::security::Credentials;
 use semlink_service::peer::{LinkClient, NextHop, check_link_name};
+use semlink_service::security::Credentials;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
-use crate::metrics::{EmulatorMetrics, LinkMetrics};
+use crate::metrics::{self, EmulatorMetrics, LinkMetrics};
 use crate::profile::{CsiMode, Parts, Profile, try_csi};
 use crate::record::Recording;
 use crate::schedule::Schedule;
@@ -185,6 +185,11 @@ impl Links {
         build().map_err(|error: String| format!("link {:?}: {error}", config.name))
     }
 
+    /// Counts a recording until the result is dropped.
+    pub(crate) fn count_recording(&self) -> metrics::Open {
+        self.way.metrics.recording()
+    }
+
     /// A link's next hop, checked.
     ///
     /// # Errors
@@ -225,6 +230,7 @@ impl Links {
         }
         room_for(links.len() + 1)?;
         links.insert(link.name.clone(), link);
+        self.way.metrics.links(links.len());
         Ok(())
     }
 
@@ -248,6 +254,7 @@ impl Links {
         let mut links = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         let link = links.remove(name).ok_or_else(|| Status::not_found(format!("there is no link {name:?}")))?;
         link.gone.begin();
+        self.way.metrics.links(links.len());
         Ok(link)
     }
 
@@ -291,6 +298,7 @@ impl Links {
                 Step::Leave(name) => done.unchanged.push(name),
                 Step::Change(link, profile) => {
                     link.profile.send_modify(|now| *now = Arc::new(now.changed_to(*profile)));
+                    link.metrics.profile(link.profile.borrow().version);
                     done.changed.push(link.name.clone());
                 }
                 Step::Create(link) => {
@@ -305,6 +313,7 @@ impl Links {
                 }
             }
         }
+        self.way.metrics.links(links.len());
         Ok(done)
     }
 }
@@ -323,6 +332,7 @@ impl Link {
         self.profile.send_if_modified(|profile| match next(profile) {
             Ok(next) => {
                 let modified = next.version != profile.version;
+                self.metrics.profile(next.version);
                 result = Ok(next.to_wire(&self.name));
                 *profile = Arc::new(next);
                 modified

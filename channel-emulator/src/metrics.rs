@@ -11,7 +11,7 @@ const LINKS: usize = 100;
 
 /// The emulator's instruments. Clones count together.
 #[derive(Debug, Clone)]
-pub struct EmulatorMetrics {
+pub(crate) struct EmulatorMetrics {
     names: Bounded,
     frames: Labelled<Counter>,
     lost: Labelled<Counter>,
@@ -30,7 +30,7 @@ pub struct EmulatorMetrics {
 
 /// The instruments of one link. Clones count together.
 #[derive(Debug, Clone)]
-pub struct LinkMetrics {
+pub(crate) struct LinkMetrics {
     frames: Counter,
     lost: Counter,
     failed: Counter,
@@ -46,7 +46,7 @@ pub struct LinkMetrics {
 
 /// Something that is open, counted until it is dropped.
 #[derive(Debug)]
-pub struct Open(Gauge);
+pub(crate) struct Open(Gauge);
 
 impl Default for EmulatorMetrics {
     fn default() -> EmulatorMetrics {
@@ -71,7 +71,7 @@ impl Default for EmulatorMetrics {
 
 impl EmulatorMetrics {
     /// The instruments of the link of this name: for each link once, not for each frame.
-    pub fn link(&self, name: &str) -> LinkMetrics {
+    pub(crate) fn link(&self, name: &str) -> LinkMetrics {
         let label: Label = [("link", self.names.value(name).into())];
         LinkMetrics {
             frames: self.frames.get_or_create_owned(&label),
@@ -89,18 +89,18 @@ impl EmulatorMetrics {
     }
 
     /// So many links there are.
-    pub fn links(&self, count: usize) {
+    pub(crate) fn links(&self, count: usize) {
         self.links.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A recording is under way until the result is dropped.
     #[must_use]
-    pub fn recording(&self) -> Open {
+    pub(crate) fn recording(&self) -> Open {
         Open::new(&self.recordings)
     }
 
     /// Registers them.
-    pub fn register(&self, metrics: &Metrics) {
+    pub(crate) fn register(&self, metrics: &Metrics) {
         let db = || Unit::Other("db".to_owned());
         let name = |name: &str| format!("semlink_emulator_{name}");
         metrics.add(&name("frames"), "Frames taken, whatever became of them", self.frames.clone());
@@ -124,13 +124,13 @@ impl EmulatorMetrics {
 
 impl LinkMetrics {
     /// A frame of so many symbols, pilots included, was taken.
-    pub fn taken(&self, symbols: usize) {
+    pub(crate) fn taken(&self, symbols: usize) {
         self.frames.inc();
         self.symbols.inc_by(symbols as u64);
     }
 
     /// It has passed the channel.
-    pub fn passed(&self, requested_db: f32, realised_db: f32, channel_us: u64) {
+    pub(crate) fn passed(&self, requested_db: f32, realised_db: f32, channel_us: u64) {
         observe(&self.requested, requested_db);
         self.last_requested.set(f64::from(requested_db));
         // Infinite where nothing arrived or there was no noise.
@@ -142,23 +142,23 @@ impl LinkMetrics {
     }
 
     /// The transport lost it.
-    pub fn lost(&self) {
+    pub(crate) fn lost(&self) {
         self.lost.inc();
     }
 
     /// It was answered with an error.
-    pub fn failed(&self) {
+    pub(crate) fn failed(&self) {
         self.failed.inc();
     }
 
     /// The profile has this version now.
-    pub fn profile(&self, version: u64) {
+    pub(crate) fn profile(&self, version: u64) {
         self.version.set(i64::try_from(version).unwrap_or(i64::MAX));
     }
 
     /// A stream is open until the result is dropped.
     #[must_use]
-    pub fn stream(&self) -> Open {
+    pub(crate) fn stream(&self) -> Open {
         Open::new(&self.streams)
     }
 }
@@ -180,7 +180,8 @@ impl Drop for Open {
 mod tests {
     use std::time::Instant;
 
-    use semlink_service::metrics::{PeerMetrics, ServerMetrics, differences};
+    use semlink_service::metrics::{PeerMetrics, differences};
+    use semlink_service::shell::Counters;
     use semlink_service::traces::Traces;
 
     use super::*;
@@ -191,7 +192,7 @@ mod tests {
         let emulator = EmulatorMetrics::default();
         emulator.register(&metrics);
         PeerMetrics::default().register(&metrics);
-        ServerMetrics::default().register(&metrics);
+        Counters::default().register(&metrics);
         Traces::off().register(&metrics);
         let document = include_str!("../../docs/METRICS.md");
         let sections = ["Every service", "Next hop", "Channel emulator"];

@@ -6,9 +6,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use semlink_channel::pilots::Estimator;
 use semlink_codec::DecoderHalf;
+use semlink_service::Drain;
 use semlink_service::batch::Limits;
+use semlink_service::metrics::{BatchMetrics, BundleMetrics};
 use semlink_service::reload::{self, Directory};
-use semlink_service::{Drain, metrics::BatchMetrics};
 use tonic::Status;
 
 use crate::check::Checker;
@@ -42,6 +43,7 @@ pub(crate) struct Settings {
 pub(crate) struct Codecs {
     settings: Settings,
     metrics: ReceiverMetrics,
+    bundle_metrics: BundleMetrics,
     /// Of each bundle, the newest first.
     held: RwLock<Vec<Vec<Arc<Codec>>>>,
 }
@@ -76,11 +78,15 @@ impl Codecs {
         halves: Vec<DecoderHalf>,
         settings: Settings,
         metrics: ReceiverMetrics,
+        bundle_metrics: BundleMetrics,
     ) -> Result<Codecs, String> {
-        let start = |half| Codec::start(half, &settings).map(|codec| vec![Arc::new(codec)]);
+        let start = |half: DecoderHalf| {
+            metrics.hold(half.manifest().labels.iter().map(String::as_str));
+            Codec::start(half, &settings).map(|codec| vec![Arc::new(codec)])
+        };
         let held: Vec<_> = halves.into_iter().map(start).collect::<Result<_, _>>()?;
-        metrics.codecs.set(held.len() as i64);
-        Ok(Codecs { settings, metrics, held: RwLock::new(held) })
+        bundle_metrics.hold(held.iter().flatten().map(|codec| codec.id.as_str()));
+        Ok(Codecs { settings, metrics, bundle_metrics, held: RwLock::new(held) })
     }
 
     /// The codec of this id.
@@ -104,6 +110,7 @@ impl Codecs {
     /// Takes in the decoder that a bundle has now; the one that it had goes on being held.
     fn take(&self, bundle: usize, half: DecoderHalf) -> Result<(), String> {
         let new = half.codec_id().to_owned();
+        self.metrics.hold(half.manifest().labels.iter().map(String::as_str));
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         let Some(of_bundle) = held.get_mut(bundle) else { return Err("no such bundle".to_owned()) };
         // A codec that is back, after a rollback of the bundle, is the present one again.
@@ -113,7 +120,7 @@ impl Codecs {
         };
         of_bundle.insert(0, codec);
         of_bundle.truncate(self.settings.keep.max(1));
-        self.metrics.codecs.set(held.iter().map(Vec::len).sum::<usize>() as i64);
+        self.bundle_metrics.hold(held.iter().flatten().map(|codec| codec.id.as_str()));
         Ok(())
     }
 
@@ -143,11 +150,11 @@ impl Codecs {
             };
             match taken {
                 Some(Ok(codec_id)) => {
-                    self.metrics.reloaded(true);
+                    self.bundle_metrics.reloaded.inc();
                     tracing::info!(bundle = %path.display(), codec_id, "codec taken in");
                 }
                 Some(Err(why)) => {
-                    self.metrics.reloaded(false);
+                    self.bundle_metrics.refused.inc();
                     tracing::warn!(bundle = %path.display(), why, "bundle changed, but cannot be served; the codec before it stays");
                 }
                 None => {}

@@ -27,7 +27,7 @@ use semlink_codec::DecoderHalf;
 use semlink_proto::v1::{decisions_server::DecisionsServer, link_server::LinkServer};
 use semlink_service::batch::Limits;
 use semlink_service::config::Problems;
-use semlink_service::metrics::BatchMetrics;
+use semlink_service::metrics::{BatchMetrics, BundleMetrics};
 use semlink_service::reload::Directory;
 use semlink_service::{Error, Shell};
 use tokio::net::TcpListener;
@@ -62,9 +62,10 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
     }
 
     let metrics = ReceiverMetrics::default();
-    let batch_metrics = BatchMetrics::default();
-    metrics.register(shell.metrics());
-    batch_metrics.register(shell.metrics(), "decoder");
+    let (batch_metrics, bundle_metrics) = (BatchMetrics::default(), BundleMetrics::default());
+    metrics.register(&shell.metrics());
+    batch_metrics.register(&shell.metrics(), "decoder");
+    bundle_metrics.register(&shell.metrics());
     let settings = Settings {
         estimator: config.estimator,
         telling: Telling { top: config.top, min_confidence: config.min_confidence },
@@ -76,7 +77,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
         batch_metrics,
         keep: config.keep_codecs,
     };
-    let codecs = Codecs::new(halves, settings, metrics.clone());
+    let codecs = Codecs::new(halves, settings, metrics.clone(), bundle_metrics);
     let codecs = Arc::new(codecs.map_err(|message| Error::Serve { service: NAME, message })?);
     for (bundle, directory) in directories.into_iter().enumerate() {
         tokio::spawn(Arc::clone(&codecs).follow(bundle, directory, shell.drain()));
@@ -106,6 +107,7 @@ fn prepare(config: &Config, problems: &mut Problems) -> Option<Vec<DecoderHalf>>
     let open = |bundle: &std::path::PathBuf| (format!("--bundle {}", bundle.display()), codecs::open(bundle));
     let halves: Vec<_> = config.bundles.iter().map(open).collect();
     // All of them are checked before the first that is none ends it.
-    let checked: Vec<Option<DecoderHalf>> = halves.into_iter().map(|(flag, half)| problems.check(&flag, half)).collect();
+    let checked: Vec<Option<DecoderHalf>> =
+        halves.into_iter().map(|(flag, half)| problems.check(&flag, half)).collect();
     checked.into_iter().collect()
 }

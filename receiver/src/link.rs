@@ -51,9 +51,10 @@ impl LinkService {
 impl Inner {
     /// The report of one frame; a failure is a report too, under the frame's id.
     async fn answer(&self, frame: v1::Frame) -> v1::FrameReport {
-        let span = self.traces.start("decode", Some(frame.traceparent.as_str()).filter(|parent| !parent.is_empty()));
+        let mut span = self.traces.follow("decode", &frame.traceparent);
         let id = frame.id;
-        let left = if frame.time_left_us == 0 { LONGEST } else { Duration::from_micros(frame.time_left_us).min(LONGEST) };
+        let left =
+            if frame.time_left_us == 0 { LONGEST } else { Duration::from_micros(frame.time_left_us).min(LONGEST) };
         let decided = self.recent.report(&frame, || self.decode(&frame));
         let reported = match tokio::time::timeout_at(Instant::now() + left, decided).await {
             Ok(reported) => reported,
@@ -110,7 +111,10 @@ impl Inner {
     }
 
     /// Waits until the frame may come in; meanwhile its stream is not read.
-    async fn enter(self: Arc<Self>, frame: Result<v1::Frame, Status>) -> Result<(v1::Frame, Option<OwnedSemaphorePermit>), Status> {
+    async fn enter(
+        self: Arc<Self>,
+        frame: Result<v1::Frame, Status>,
+    ) -> Result<(v1::Frame, Option<OwnedSemaphorePermit>), Status> {
         // It is never closed.
         Ok((frame?, Arc::clone(&self.door).acquire_owned().await.ok()))
     }

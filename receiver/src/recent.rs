@@ -92,7 +92,8 @@ mod tests {
     async fn a_frame_is_decided_once_also_while_it_is_being_decided() {
         let (recent, asked) = (Recent::new(8), AtomicU32::new(0));
         let (first, second) = (frame(1, 5), frame(2, 5));
-        let (one, two) = futures::join!(recent.report(&first, || count(&asked)), recent.report(&second, || count(&asked)));
+        let (one, two) =
+            futures::join!(recent.report(&first, || count(&asked)), recent.report(&second, || count(&asked)));
         let (one, two) = (one.expect("a report"), two.expect("a report"));
         assert_eq!((one.0.id, one.1, two.0.id, two.1), (1, false, 2, true));
         assert_eq!((one.0.decode_us, two.0.decode_us), (0, 0));

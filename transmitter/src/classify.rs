@@ -67,7 +67,12 @@ impl TransmitterService {
 
 impl Inner {
     /// The answer to one image of a stream; a failure is an answer too, under the image's id.
-    async fn answer(&self, request: v1::ClassifyRequest, arrived: Instant, parent: Option<&str>) -> v1::ClassifyResponse {
+    async fn answer(
+        &self,
+        request: v1::ClassifyRequest,
+        arrived: Instant,
+        parent: Option<&str>,
+    ) -> v1::ClassifyResponse {
         let id = request.id;
         let deadline = deadline::first(self.patience, [wanted(&request)]);
         self.classify(request, arrived, deadline, parent).await.unwrap_or_else(|status| v1::ClassifyResponse {
@@ -85,9 +90,9 @@ impl Inner {
         deadline: Instant,
         parent: Option<&str>,
     ) -> Result<v1::ClassifyResponse, Status> {
-        let span = self.traces.start("classify", parent);
+        let mut span = self.traces.start("classify", parent);
         let label = request.label;
-        self.metrics.entered(request.image.len());
+        let _under_way = self.metrics.enter(request.image.len());
         let passage = Passage { arrived, deadline, span: &span };
         let answer = self.with_a_codec(&request, passage).await;
         if let Err(status) = &answer {
@@ -127,8 +132,10 @@ impl Inner {
         let late = |_| Status::deadline_exceeded("the image was not encoded in time");
         let Done { output: encoded, waited } = encoded.map_err(late)??;
         let queue = before + waited;
-        span.phase("encode", arrived + queue, Instant::now());
-        let link = span.child("link");
+        let began = arrived + queue;
+        span.phase("queue", arrived.into_std(), queue);
+        span.phase("encode", began.into_std(), began.elapsed());
+        let link = span.call("link");
         let frame = v1::Frame {
             codec_id: codec.id.clone(),
             symbols: encoded.symbols.clone(),

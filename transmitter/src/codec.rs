@@ -11,7 +11,7 @@ use semlink_codec::{EncoderHalf, ImageLimits};
 use semlink_proto::v1;
 use semlink_service::batch::Limits;
 use semlink_service::config::Problems;
-use semlink_service::metrics::BatchMetrics;
+use semlink_service::metrics::{BatchMetrics, BundleMetrics};
 use semlink_service::peer::LinkClient;
 use semlink_service::reload::{self, Directory};
 use semlink_service::{Drain, wire};
@@ -20,7 +20,6 @@ use tonic::{Code, Status};
 
 use crate::config::Config;
 use crate::control::Control;
-use crate::metrics::TransmitterMetrics;
 use crate::model::{Encoder, Model};
 use crate::rate::{Rate, RateTable};
 
@@ -41,7 +40,7 @@ pub(crate) struct Codecs {
     held: RwLock<Held>,
     config: Config,
     batch_metrics: BatchMetrics,
-    metrics: TransmitterMetrics,
+    metrics: BundleMetrics,
 }
 
 #[derive(Debug, Clone)]
@@ -97,10 +96,10 @@ impl Codecs {
         encoder: Encoder,
         config: Config,
         batch_metrics: BatchMetrics,
-        metrics: TransmitterMetrics,
+        metrics: BundleMetrics,
     ) -> Result<Codecs, String> {
         let present = Arc::new(Codec::start(encoder, &config, &batch_metrics)?);
-        metrics.codec(&present.id);
+        metrics.hold([present.id.as_str()]);
         Ok(Codecs { held: RwLock::new(Held { present, before: None }), config, batch_metrics, metrics })
     }
 
@@ -143,18 +142,18 @@ impl Codecs {
             match taken {
                 Ok(codec_id) => {
                     told = None;
-                    self.metrics.reloaded("taken");
+                    self.metrics.reloaded.inc();
                     tracing::info!(bundle = %path.display(), codec_id, "codec taken");
                 }
                 Err(Refusal::Bundle(why)) => {
-                    self.metrics.reloaded("refused");
+                    self.metrics.refused.inc();
                     tracing::warn!(bundle = %path.display(), why, "bundle changed, but cannot be served; the codec before it stays");
                 }
                 Err(Refusal::Link(status)) => {
                     directory.look_again();
                     // Once for each reason: it is tried again and again.
                     if told.replace(status.code()) != Some(status.code()) {
-                        self.metrics.reloaded("waiting");
+                        self.metrics.refused.inc();
                         tracing::warn!(bundle = %path.display(), why = status.message(), "bundle changed, but its codec does not come through yet; the one before it stays");
                     }
                 }
@@ -181,7 +180,8 @@ impl Codecs {
         if before.id != id {
             held.before = Some(before);
         }
-        self.metrics.codec(&id);
+        let codecs = [Some(&held.present), held.before.as_ref()];
+        self.metrics.hold(codecs.into_iter().flatten().map(|codec| codec.id.as_str()));
         Ok(id)
     }
 

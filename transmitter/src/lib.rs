@@ -27,7 +27,7 @@ use std::time::Duration;
 use rand::Rng as _;
 use semlink_proto::v1::transmitter_server::TransmitterServer;
 use semlink_service::config::Problems;
-use semlink_service::metrics::{BatchMetrics, PeerMetrics};
+use semlink_service::metrics::{BatchMetrics, BundleMetrics, PeerMetrics};
 use semlink_service::peer::{LinkClient, NextHop};
 use semlink_service::reload::Directory;
 use semlink_service::security::{Credentials, Plaintext};
@@ -61,17 +61,18 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
     let encoder = codec::open(&config, &mut problems);
     let shell = Shell::build(NAME, &config.service, &listener, &mut problems);
     let parts = encoder.zip(next).zip(shell);
-    let ((encoder, (next, credentials)), shell) = problems.finish(parts)?;
+    let ((encoder, (next, credentials)), mut shell) = problems.finish(parts)?;
 
     let (metrics, batch_metrics) = (TransmitterMetrics::default(), BatchMetrics::default());
-    let peer_metrics = PeerMetrics::default();
-    metrics.register(shell.metrics());
-    batch_metrics.register(shell.metrics(), "encoder");
-    peer_metrics.register(shell.metrics());
+    let (bundle_metrics, peer_metrics) = (BundleMetrics::default(), PeerMetrics::default());
+    metrics.register(&shell.metrics());
+    batch_metrics.register(&shell.metrics(), "encoder");
+    bundle_metrics.register(&shell.metrics());
+    peer_metrics.register(&shell.metrics());
     let link = LinkClient::new(next, credentials, peer_metrics);
     link.keep_open();
     shell.depends_on("next", link.open_streams());
-    let codecs = Codecs::new(encoder, config.clone(), batch_metrics, metrics.clone());
+    let codecs = Codecs::new(encoder, config.clone(), batch_metrics, bundle_metrics);
     let codecs = Arc::new(codecs.map_err(|message| Error::Serve { service: NAME, message })?);
     tokio::spawn(Arc::clone(&codecs).follow(directory, link.clone(), shell.drain()));
     let service = TransmitterService::new(Inner {
@@ -101,5 +102,5 @@ fn next_hop(config: &Config, problems: &mut Problems) -> Option<(NextHop, Creden
     let (next, credentials) = next.zip(credentials)?;
     let allowed = config.service.allows_plaintext(Plaintext::Next);
     problems.check("--next", credentials.check_next(next.uri(), allowed))?;
-    Some((next, credentials))
+    Some((next, credentials.with_plaintext(allowed)))
 }

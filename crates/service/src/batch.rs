@@ -172,7 +172,8 @@ mod tests {
         for _ in 0..20 {
             gate.send(()).expect("an open gate");
         }
-        let answers: Vec<(u32, usize)> = answers.await.into_iter().map(|answer| answer.expect("an answer").output).collect();
+        let answers: Vec<(u32, usize)> =
+            answers.await.into_iter().map(|answer| answer.expect("an answer").output).collect();
         let inputs: Vec<u32> = answers.iter().map(|(input, _)| *input).collect();
         assert_eq!(inputs, (0..20).collect::<Vec<u32>>());
         // It begins with one, then at most doubles, up to the limit.
@@ -190,10 +191,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_costs_its_batch_only() {
-        let batcher = Batcher::spawn("test-model", Limits { queue: 4, batch: 1, latency: AMPLE }, BatchMetrics::default(), |inputs: Vec<u32>| {
-            assert_ne!(inputs, [13], "unlucky");
-            inputs
-        })
+        let batcher = Batcher::spawn(
+            "test-model",
+            Limits { queue: 4, batch: 1, latency: AMPLE },
+            BatchMetrics::default(),
+            |inputs: Vec<u32>| {
+                assert_ne!(inputs, [13], "unlucky");
+                inputs
+            },
+        )
         .expect("a thread");
         assert_eq!(batcher.submit(13).await, Err(Lost));
         assert_eq!(batcher.submit(14).await.map(|done| done.output), Ok(14));

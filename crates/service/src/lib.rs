@@ -21,7 +21,7 @@ pub mod traces;
 pub mod wire;
 
 pub use drain::Drain;
-pub use shell::{Health, Peer, Shell, ShellArgs, ShellConfig};
+pub use shell::{Health, Peer, ServiceArgs, Shell, ShellArgs, ShellConfig};
 
 /// What can go wrong in a service outside of its calls.
 #[derive(Debug, thiserror::Error)]

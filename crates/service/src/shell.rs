@@ -7,6 +7,7 @@ mod connection;
 mod counters;
 mod front;
 mod quiet;
+mod service;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -30,10 +31,12 @@ use tonic_reflection::server::Builder as Reflection;
 
 pub use args::{Limits, ShellArgs, ShellConfig};
 pub use counters::{Counters, Outcome, Reason};
+pub use service::ServiceArgs;
 
 use crate::security::{Fingerprint, ServerSecurity};
 use crate::{Drain, Error};
 use front::Shared;
+use service::Telling;
 
 /// Files of certificates and tokens are looked at so often.
 const REREAD: Duration = Duration::from_secs(2);
@@ -47,6 +50,7 @@ pub struct Shell {
     drain: Drain,
     config: ShellConfig,
     counters: Counters,
+    telling: Telling,
 }
 
 /// Who makes a call; in the extensions of every request.
@@ -109,6 +113,7 @@ impl Shell {
             drain: Drain::new(),
             config,
             counters: Counters::default(),
+            telling: Telling::new(name),
         }
     }
 
@@ -148,9 +153,12 @@ impl Shell {
     /// [`Limits::drain`].
     ///
     /// # Errors
-    /// None so far: what goes wrong with a connection ends that connection.
+    /// [`Error::Listen`] when the address for metrics cannot be had. What goes wrong with a connection ends that connection.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { name, routes, statuses, health, drain, config: ShellConfig { limits, security }, counters } = self;
+        let Self { name, routes, statuses, health, drain, config, counters, mut telling } = self;
+        let ShellConfig { limits, security } = config;
+        let _page = telling.serve(health.0.subscribe(), drain.clone()).await?;
+        telling.follow(&statuses.reporter, &drain);
         let address = listener.local_addr().map(|a| a.to_string()).unwrap_or_default();
         statuses.set(health.is_serving()).await;
         tracing::info!(service = name, address, %security, "serving");
@@ -195,6 +203,7 @@ impl Shell {
             cut.cancel();
             tasks.wait().await;
         }
+        telling.traces.shutdown().await;
         tracing::info!(service = name, "stopped");
         Ok(())
     }

@@ -35,7 +35,8 @@ pub fn differences(document: &str, sections: &[&str], registered: &[Described]) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{BatchMetrics, BundleMetrics, Metrics, PeerMetrics, ServerMetrics};
+    use crate::metrics::{BatchMetrics, BundleMetrics, Metrics, PeerMetrics};
+    use crate::shell::Counters;
     use crate::traces::Traces;
 
     #[test]
@@ -57,7 +58,7 @@ mod tests {
         BatchMetrics::default().register(&metrics, "encoder");
         BundleMetrics::default().register(&metrics);
         PeerMetrics::default().register(&metrics);
-        ServerMetrics::default().register(&metrics);
+        Counters::default().register(&metrics);
         Traces::off().register(&metrics);
         let document = include_str!("../../../../docs/METRICS.md");
         let sections = ["Every service", "Models", "Next hop"];

@@ -30,7 +30,7 @@ pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::metrics::histogram::Histogram;
 pub use prometheus_client::registry::Unit;
-pub use shared::{BatchMetrics, BundleMetrics, PeerMetrics, ServerMetrics};
+pub use shared::{BatchMetrics, BundleMetrics, PeerMetrics};
 
 use crate::config::{ListenAddress, Problems};
 use crate::{Error, metrics::process::Process};

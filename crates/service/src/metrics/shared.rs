@@ -55,25 +55,6 @@ pub struct BundleMetrics {
     codecs: Labelled<Gauge>,
 }
 
-/// A service's door. Clones count together.
-#[derive(Debug, Clone, Default)]
-pub struct ServerMetrics {
-    /// Connections that are open.
-    pub connections: Gauge,
-    /// Calls and streams that are open.
-    pub calls: Gauge,
-    /// Connections accepted.
-    pub accepted: Counter,
-    /// Connections turned away because there were too many.
-    pub refused_connections: Counter,
-    /// Calls turned away because there were too many.
-    pub refused_calls: Counter,
-    /// TLS handshakes that failed.
-    pub failed_handshakes: Counter,
-    /// Calls without a token, or with one that does not allow them.
-    pub denied_calls: Counter,
-}
-
 impl Default for BatchMetrics {
     fn default() -> BatchMetrics {
         BatchMetrics {
@@ -149,28 +130,6 @@ impl BundleMetrics {
         metrics.add("semlink_bundle_reloads", "Bundles loaded while serving", self.reloads.clone());
         metrics.add("semlink_bundle_codecs", "Codecs that are held", self.held.clone());
         metrics.add("semlink_bundle_codec", "1 for each codec that is held", self.codecs.clone());
-    }
-}
-
-impl ServerMetrics {
-    /// Registers them.
-    pub fn register(&self, metrics: &Metrics) {
-        let ServerMetrics {
-            connections,
-            calls,
-            accepted,
-            refused_connections,
-            refused_calls,
-            failed_handshakes,
-            denied_calls,
-        } = self.clone();
-        metrics.add("semlink_server_open_connections", "Connections that are open", connections);
-        metrics.add("semlink_server_open_calls", "Calls and streams that are open", calls);
-        metrics.add("semlink_server_connections", "Connections accepted", accepted);
-        metrics.add("semlink_server_refused_connections", "Connections beyond the limit", refused_connections);
-        metrics.add("semlink_server_refused_calls", "Calls beyond the limit", refused_calls);
-        metrics.add("semlink_server_failed_handshakes", "TLS handshakes that failed", failed_handshakes);
-        metrics.add("semlink_server_denied_calls", "Calls without the token that they need", denied_calls);
     }
 }
 

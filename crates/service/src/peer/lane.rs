@@ -52,7 +52,7 @@ enum End {
     /// It could not be opened; it may be worth another attempt.
     Refused(Status),
     /// It was open.
-    Broke(String),
+    Broke,
     /// Nothing is left for it to do.
     Retired,
 }
@@ -167,8 +167,8 @@ impl Shared {
         tokio::select! {
             why = self.read(reports) => {
                 tracing::warn!(next = self.next.as_str(), %address, why, unreported = self.waiting.load(open.lane), "link down");
-                open.why.clone_from(&why);
-                End::Broke(why)
+                open.why = why;
+                End::Broke
             }
             () = self.retire(&open, retired) => End::Retired,
         }
@@ -201,7 +201,11 @@ impl Shared {
     async fn read(&self, mut reports: Streaming<v1::FrameReport>) -> String {
         loop {
             match reports.message().await {
-                Ok(Some(report)) => self.waiting.report(report),
+                Ok(Some(report)) => {
+                    if !self.waiting.report(report) {
+                        self.metrics.unclaimed.inc();
+                    }
+                }
                 Ok(None) => return "the peer ended the stream".to_owned(),
                 Err(status) => return reason(&status),
             }
@@ -248,7 +252,7 @@ async fn keep_open(shared: Arc<Shared>, address: SocketAddr, retired: Cancellati
                 shared.note_refusal(address, &status, refused);
                 refused += 1;
             }
-            End::Broke(_) => {
+            End::Broke => {
                 refused = 0;
                 if began.elapsed() >= SUCCESS {
                     backoff.reset();

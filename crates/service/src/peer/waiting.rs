@@ -96,13 +96,10 @@ impl Waiting {
         self.table().take(id);
     }
 
-    /// Hands a report to its caller; one that nobody waits for is let go.
-    pub(super) fn report(&self, report: v1::FrameReport) {
+    /// Hands a report to its caller; `false` where nobody waits for it.
+    pub(super) fn report(&self, report: v1::FrameReport) -> bool {
         let entry = self.table().take(report.id);
-        if let Some(entry) = entry {
-            // A failed send: the caller left meanwhile.
-            let _ = entry.answer.send(Ok((report, entry.sends)));
-        }
+        entry.is_some_and(|entry| entry.answer.send(Ok((report, entry.sends))).is_ok())
     }
 
     /// Frames that are not reported.

@@ -4,7 +4,8 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+
+use crate::metrics::Metrics;
 
 /// Numbers of a shell; a clone is the same numbers.
 #[derive(Debug, Clone, Default)]
@@ -43,8 +44,8 @@ pub struct Outcome {
 }
 
 impl Counters {
-    /// Enters the numbers into a registry, those that are still zero, too.
-    pub fn register(&self, registry: &mut Registry) {
+    /// Registers them, those that are still zero, too.
+    pub fn register(&self, metrics: &Metrics) {
         for (family, reasons) in [
             (&self.connections_refused, &["full", "handshake", "preface", "protocol"][..]),
             (&self.authentication_refused, &["missing", "malformed", "unknown", "expired", "certificate", "role"]),
@@ -58,34 +59,30 @@ impl Counters {
         for result in ["ok", "failed"] {
             drop(self.rereads.get_or_create(&Outcome { result }));
         }
-        registry.register("semlink_connections", "Connections that are open", self.connections.clone());
-        registry.register(
+        metrics.add("semlink_connections", "Connections that are open", self.connections.clone());
+        metrics.add(
             "semlink_connections_refused",
             "Connections closed by the server: full (--max-connections), handshake (TLS), preface (no HTTP/2 in time), protocol (malformed HTTP/2)",
             self.connections_refused.clone(),
         );
-        registry.register(
+        metrics.add(
             "semlink_authentication_refused",
             "Calls refused for their token: missing, malformed, unknown, expired, certificate (bound to another), role",
             self.authentication_refused.clone(),
         );
-        registry.register(
-            "semlink_calls",
-            "Calls and streams that are open, without health checks",
-            self.calls.clone(),
-        );
-        registry.register("semlink_calls_refused", "Calls refused at --max-calls", self.calls_refused.clone());
-        registry.register(
+        metrics.add("semlink_calls", "Calls and streams that are open, without health checks", self.calls.clone());
+        metrics.add("semlink_calls_refused", "Calls refused at --max-calls", self.calls_refused.clone());
+        metrics.add(
             "semlink_messages_refused",
             "Calls ended for a message that is not read: size (over the limit), compressed",
             self.messages_refused.clone(),
         );
-        registry.register(
+        metrics.add(
             "semlink_stalled_calls",
             "Calls ended after --idle-timeout: idle (nothing sent, nothing under way), slow (within a message), unread (answers not taken)",
             self.stalled.clone(),
         );
-        registry.register(
+        metrics.add(
             "semlink_security_files_reread",
             "Changed certificates and tokens: ok (in use), failed (the old stay in use)",
             self.rereads.clone(),
