@@ -17,6 +17,9 @@ const PIXELS: usize = 6;
 
 /// y = x * w with the epilogue; `g.n` counts groups of [`IMAGES`] images.
 pub(super) fn forward(g: &Geometry, x: &[f32], w: &[f32], epilogue: Epilogue<'_>, y: &mut [f32]) {
+    if g.is_depthwise() {
+        return super::images_last_depthwise::forward(g, x, w, epilogue, y);
+    }
     let packed = Packed::new(g, w);
     let zeros = vec![0.0; g.cin * IMAGES];
     let groups = x.chunks_exact(g.x_len() * IMAGES).zip(y.chunks_exact_mut(g.y_len() * IMAGES));
@@ -46,15 +49,12 @@ impl Packed {
     fn new(g: &Geometry, w: &[f32]) -> Self {
         let (rows, og) = (g.kh * g.kw * g.cin_per_group(), g.cout_per_group());
         let mut packed = Self { data: Vec::with_capacity(w.len()), blocks: Vec::new() };
-        let depthwise = g.is_depthwise();
-        // A depthwise convolution is one group of channels, each of which reads its own.
-        let (groups, og) = if depthwise { (1, g.cout) } else { (g.spec.groups, og) };
-        for group in 0..groups {
+        for group in 0..g.spec.groups {
             let mut done = 0;
             while done < og {
                 let count = [4, 2, 1].into_iter().find(|count| done + count <= og).unwrap_or(1);
                 let first = group * og + done;
-                let source = if depthwise { first } else { group * g.cin_per_group() };
+                let source = group * g.cin_per_group();
                 packed.blocks.push(Block { first, count, source, weights: packed.data.len() });
                 for row in 0..rows {
                     packed.data.extend_from_slice(&w[row * g.cout + first..][..count]);
@@ -99,7 +99,6 @@ impl Kernel for Convolution<'_> {
         let Self { g, packed, zeros, epilogue, x, y } = self;
         assert!(x.len() == g.x_len() * IMAGES && y.len() == g.y_len() * IMAGES && zeros.len() == g.cin * IMAGES);
         let (stride, padding, dilation) = (g.spec.stride, g.spec.padding, g.spec.dilation);
-        let depthwise = g.is_depthwise();
         // As many accumulators as the registers hold beside a pixel and the weights of its channels.
         let most = if S::TILE > 2 * PIXELS { PIXELS } else { 2 };
         let tiles = g.wo.div_ceil(most);
@@ -139,11 +138,7 @@ impl Kernel for Convolution<'_> {
                         // block reads are among them; its weights are `count` for each tap and channel; the pixels `from` to
                         // `to` of row `oy` have `count` channels from `first` on.
                         unsafe {
-                            if depthwise {
-                                depthwise_tile::<S>(to - from, block, &taps, weights, &output);
-                            } else {
-                                dense_tile::<S>(to - from, block, &taps, g.cin_per_group(), weights, &output);
-                            }
+                            dense_tile::<S>(to - from, block, &taps, g.cin_per_group(), weights, &output);
                         }
                     }
                 }
@@ -180,18 +175,6 @@ unsafe fn dense_tile<S: Simd>(
     unsafe { by_shape!(pixels, block.count, dense::<S>(block.source, taps, channels, weights, output)) }
 }
 
-#[inline(always)]
-unsafe fn depthwise_tile<S: Simd>(
-    pixels: usize,
-    block: &Block,
-    taps: &[Tap],
-    weights: *const f32,
-    output: &Output<'_>,
-) {
-    // SAFETY: the caller's.
-    unsafe { by_shape!(pixels, block.count, depthwise::<S>(block.source, taps, weights, output)) }
-}
-
 /// `P` pixels x `C` output channels of [`Simd::LANES`] images, held in registers over the whole sum.
 #[inline(always)]
 unsafe fn dense<S: Simd, const P: usize, const C: usize>(
@@ -223,32 +206,6 @@ unsafe fn dense<S: Simd, const P: usize, const C: usize>(
     }
 }
 
-/// As [`dense`], each output channel from its own input channel.
-#[inline(always)]
-unsafe fn depthwise<S: Simd, const P: usize, const C: usize>(
-    source: usize,
-    taps: &[Tap],
-    weights: *const f32,
-    output: &Output<'_>,
-) {
-    // SAFETY: the caller's: see `Convolution::run`.
-    unsafe {
-        let bias: [S::V; C] = std::array::from_fn(|v| S::splat(output.bias.map_or(0.0, |bias| bias[v])));
-        let mut acc = [bias; P];
-        for tap in taps {
-            let weights = weights.add(tap.index * C);
-            let row: [S::V; C] = std::array::from_fn(|v| S::splat(*weights.add(v)));
-            for p in 0..P {
-                let at = tap.at[p].add(source * IMAGES);
-                for v in 0..C {
-                    acc[p][v] = S::fma(S::load(at.add(v * IMAGES)), row[v], acc[p][v]);
-                }
-            }
-        }
-        finish::<S, P, C>(&acc, &[S::splat(0.0); C], output);
-    }
-}
-
 #[inline(always)]
 unsafe fn finish<S: Simd, const P: usize, const C: usize>(acc: &[[S::V; C]; P], bias: &[S::V; C], output: &Output<'_>) {
     // SAFETY: the caller's: see `Convolution::run`.
@@ -268,7 +225,7 @@ unsafe fn finish<S: Simd, const P: usize, const C: usize>(acc: &[[S::V; C]; P], 
 mod tests {
     use super::*;
     use crate::{
-        ops::Conv2dSpec,
+        ops::{Conv2dSpec, conv::images_last_depthwise::Depthwise},
         simd::{at, levels},
     };
 
@@ -279,6 +236,7 @@ mod tests {
         for (h, wide, cin, cout, kernel, spec) in [
             (5, 7, 3, 7, 3, Conv2dSpec { stride: 1, padding: 1, dilation: 1, groups: 1 }),
             (14, 14, 4, 4, 5, Conv2dSpec { stride: 1, padding: 4, dilation: 2, groups: 4 }),
+            (8, 9, 3, 3, 3, Conv2dSpec { stride: 2, padding: 2, dilation: 1, groups: 3 }),
             (9, 8, 6, 4, 3, Conv2dSpec { stride: 2, padding: 0, dilation: 1, groups: 2 }),
             (7, 13, 5, 6, 1, Conv2dSpec { stride: 2, padding: 0, dilation: 1, groups: 1 }),
         ] {
@@ -287,6 +245,8 @@ mod tests {
             let (x, w) = (noise(g.x_len() * IMAGES, 12.9898), noise(g.w_len(), 7.77));
             let (bias, clamp) = (noise(cout, 3.1), Some((-0.5, 0.75)));
             let (packed, zeros) = (Packed::new(&g, &w), vec![0.0; cin * IMAGES]);
+            let columns = g.input_frame().cols.max(wide + spec.padding);
+            let mut framed = vec![0.0; g.h * columns * 2 * IMAGES];
             let expected = |oy: usize, ox: usize, co: usize, image: usize| {
                 let mut sum = f64::from(bias[co]);
                 for (ky, kx) in g.taps() {
@@ -305,7 +265,12 @@ mod tests {
             for level in levels() {
                 let mut y = vec![f32::NAN; g.y_len() * IMAGES];
                 let epilogue = Epilogue { bias: Some(&bias), clamp };
-                at(level, Convolution { g: &g, packed: &packed, zeros: &zeros, epilogue, x: &x, y: &mut y });
+                if g.is_depthwise() {
+                    let framed = &mut framed[..];
+                    at(level, Depthwise { g: &g, columns, framed, w: &w, epilogue, x: &x, y: &mut y });
+                } else {
+                    at(level, Convolution { g: &g, packed: &packed, zeros: &zeros, epilogue, x: &x, y: &mut y });
+                }
                 for (i, y) in y.iter().enumerate() {
                     let (pixel, co, image) = (i / IMAGES / cout, i / IMAGES % cout, i % IMAGES);
                     let expected = expected(pixel / g.wo, pixel % g.wo, co, image);

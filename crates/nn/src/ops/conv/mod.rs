@@ -4,6 +4,7 @@ mod dense;
 mod depthwise;
 mod geometry;
 mod images_last;
+mod images_last_depthwise;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
