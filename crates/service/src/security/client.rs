@@ -179,6 +179,17 @@ impl Credentials {
         }
     }
 
+    /// Looks at the files now. What changed counts for connections and calls from now on; what cannot be used is logged, and the old
+    /// stays. Without this they are looked at when they are used, at most once in a second.
+    pub fn reread(&self) {
+        if let Some(tls) = &self.inner.tls {
+            tls.reread();
+        }
+        if let Some(token) = &self.inner.token {
+            token.reread();
+        }
+    }
+
     async fn dial(&self, uri: &Uri, address: Option<SocketAddr>) -> io::Result<Stream> {
         let host = bare(uri.host().unwrap_or_default());
         let encrypted = uri.scheme_str() == Some("https");
