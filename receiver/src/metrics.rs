@@ -14,7 +14,7 @@ const CLASSES: usize = 100;
 
 /// The receiver's instruments. Clones count together.
 #[derive(Debug, Clone)]
-pub struct ReceiverMetrics {
+pub(crate) struct ReceiverMetrics {
     frames: Outcomes,
     repeated: Counter,
     by_phase: Labelled<Histogram>,
@@ -39,7 +39,7 @@ pub struct ReceiverMetrics {
 
 /// A consumer of decisions, counted until it is dropped.
 #[derive(Debug)]
-pub struct Subscriber(Gauge);
+pub(crate) struct Subscriber(Gauge);
 
 impl Default for ReceiverMetrics {
     fn default() -> ReceiverMetrics {
@@ -77,7 +77,7 @@ impl Default for ReceiverMetrics {
 
 impl ReceiverMetrics {
     /// A codec with these classes is held from now on.
-    pub fn hold<'a>(&self, labels: impl IntoIterator<Item = &'a str>) {
+    pub(crate) fn hold<'a>(&self, labels: impl IntoIterator<Item = &'a str>) {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         for label in labels {
             let class = self.names.value(label);
@@ -88,7 +88,7 @@ impl ReceiverMetrics {
     }
 
     /// A frame was decided or refused, and this is its report.
-    pub fn reported(&self, report: &v1::FrameReport) {
+    pub(crate) fn reported(&self, report: &v1::FrameReport) {
         if let Some(error) = &report.error {
             return self.frames.count(Code::from_i32(error.code));
         }
@@ -112,24 +112,24 @@ impl ReceiverMetrics {
     }
 
     /// A frame came again and got the report that it had.
-    pub fn repeated(&self) {
+    pub(crate) fn repeated(&self) {
         self.repeated.inc();
     }
 
     /// A consumer of decisions, until the result is dropped.
     #[must_use]
-    pub fn subscribe(&self) -> Subscriber {
+    pub(crate) fn subscribe(&self) -> Subscriber {
         self.subscribers.inc();
         Subscriber(self.subscribers.clone())
     }
 
     /// A consumer was too slow for so many decisions.
-    pub fn lost(&self, decisions: u64) {
+    pub(crate) fn lost(&self, decisions: u64) {
         self.lost.inc_by(decisions);
     }
 
     /// Registers them.
-    pub fn register(&self, metrics: &Metrics) {
+    pub(crate) fn register(&self, metrics: &Metrics) {
         let db = || Unit::Other("db".to_owned());
         let name = |name: &str| format!("semlink_receiver_{name}");
         self.frames.register(metrics, &name("frames"), "Frames decided or refused");

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 /// The transmitter's instruments. Clones count together.
 #[derive(Debug, Clone)]
-pub struct TransmitterMetrics {
+pub(crate) struct TransmitterMetrics {
     images: Outcomes,
     refused: Counter,
     in_flight: Gauge,
@@ -46,7 +46,7 @@ struct Phases {
 
 /// An image under way, counted until it is dropped.
 #[derive(Debug)]
-pub struct InFlight(Gauge);
+pub(crate) struct InFlight(Gauge);
 
 impl Default for TransmitterMetrics {
     fn default() -> TransmitterMetrics {
@@ -91,19 +91,24 @@ impl Default for TransmitterMetrics {
 impl TransmitterMetrics {
     /// An image of so many bytes was let in; it is under way until the result is dropped.
     #[must_use]
-    pub fn enter(&self, bytes: usize) -> InFlight {
+    pub(crate) fn enter(&self, bytes: usize) -> InFlight {
         self.bytes.inc_by(bytes as u64);
         self.in_flight.inc();
         InFlight(self.in_flight.clone())
     }
 
     /// An image was turned away at the door.
-    pub fn refused(&self) {
+    pub(crate) fn refused(&self) {
         self.refused.inc();
     }
 
     /// An image that was let in is answered, `elapsed` after it arrived; `label` is the class that the client says is right.
-    pub fn answered(&self, answer: &Result<v1::ClassifyResponse, Status>, label: Option<u32>, elapsed: Duration) {
+    pub(crate) fn answered(
+        &self,
+        answer: &Result<v1::ClassifyResponse, Status>,
+        label: Option<u32>,
+        elapsed: Duration,
+    ) {
         let response = match answer {
             Ok(response) => response,
             Err(status) => return self.images.count(status.code()),
@@ -158,7 +163,7 @@ impl TransmitterMetrics {
     }
 
     /// Registers them.
-    pub fn register(&self, metrics: &Metrics) {
+    pub(crate) fn register(&self, metrics: &Metrics) {
         let db = || Unit::Other("db".to_owned());
         let name = |name: &str| format!("semlink_transmitter_{name}");
         self.images.register(metrics, &name("images"), "Images answered");
