@@ -261,7 +261,9 @@ mod tests {
                 for _ in 0..threads {
                     scope.spawn(|| {
                         for frame in 0..FRAMES {
-                            (0..work).for_each(|step| drop(std::hint::black_box(step)));
+                            for step in 0..work {
+                                std::hint::black_box(step);
+                            }
                             if measured {
                                 link.taken(20);
                                 link.passed(5.0, (frame % 32) as f32 - 16.0, u64::from(frame % 512));

@@ -71,7 +71,7 @@ async fn one_trace_leads_across_three_hops() {
         let channel = emulator.follow("channel", &travels);
         let onward = channel.call("transmit");
         let mut decide = receiver.follow("decide", &onward.traceparent().expect("it is traced"));
-        decide.child("decode");
+        drop(decide.child("decode"));
         decide.fail(&Status::data_loss("gone"));
     }
     for traces in [&transmitter, &emulator, &receiver] {
