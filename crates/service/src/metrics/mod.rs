@@ -1,8 +1,8 @@
 //! Metrics for Prometheus: a registry, the instruments that all services have, and the page that is scraped.
 //!
 //! Instruments are structs of handles: `Default`, shared by their clones, and at work whether or not they are registered, so that no code
-//! asks whether metrics are on. What happens for each frame touches counters (one atomic addition) and histograms (one short lock), never a
-//! lookup by name. `docs/METRICS.md` lists every name; tests compare it with what is registered.
+//! asks whether metrics are on. What happens for each frame touches counters (one atomic addition) and histograms (one short lock); labels are
+//! looked up beforehand, wherever their values are known then. `docs/METRICS.md` lists every name; tests compare it with what is registered.
 
 pub mod buckets;
 mod document;
