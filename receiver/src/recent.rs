@@ -109,7 +109,7 @@ mod tests {
     async fn who_decides_may_leave_and_refusals_are_not_remembered() {
         let (recent, asked) = (Recent::new(8), AtomicU32::new(0));
         let frame = frame(1, 5);
-        let mut leaving = Box::pin(recent.report(&frame, || std::future::pending()));
+        let mut leaving = Box::pin(recent.report(&frame, std::future::pending));
         assert!(futures::poll!(&mut leaving).is_pending());
         let mut staying = Box::pin(recent.report(&frame, || async { Err(Status::internal("no")) }));
         assert!(futures::poll!(&mut staying).is_pending());

@@ -80,8 +80,7 @@ impl Raw {
         }
         let ready = self.requests.clone().ready().await.expect("a connection");
         self.requests = ready;
-        let (answer, body) =
-            self.requests.send_request(request.body(()).expect("a request"), false).expect("a stream");
+        let (answer, body) = self.requests.send_request(request.body(()).expect("a request"), false).expect("a stream");
         RawCall { answer, body }
     }
 }
@@ -401,11 +400,10 @@ async fn a_connection_without_calls_is_closed_in_time() {
 #[tokio::test]
 async fn the_numbers_have_names_and_help() {
     let counters = Counters::default();
-    let mut registry = prometheus_client::registry::Registry::default();
-    counters.register(&mut registry);
+    let metrics = semlink_service::metrics::Metrics::new("test");
+    counters.register(&metrics);
     counters.connections.inc();
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+    let text = metrics.encode();
     for line in [
         "semlink_connections 1",
         "semlink_connections_refused_total{reason=\"full\"} 0",

@@ -138,16 +138,14 @@ async fn tls_with_an_authority_that_signed_the_server_and_no_other() {
     let setting = Setting::start(|_, _, _| {}).await;
     let good = setting.connect(&setting.trusting()).await.expect("a connection");
     let other = setting.lab.write("other.pem", Authority::new("another").pem);
-    let error = setting.connect(&ClientArgs { ca: Some(other), ..ClientArgs::default() }).await.expect_err("not trusted");
+    let error =
+        setting.connect(&ClientArgs { ca: Some(other), ..ClientArgs::default() }).await.expect_err("not trusted");
     assert!(error.contains("UnknownIssuer"), "{error}");
     // The system's authorities do not know it either, or there are none.
     setting.connect(&ClientArgs::default()).await.expect_err("not trusted");
-    let error = connect(
-        &checked(|problems| setting.trusting().check(problems)),
-        &format!("https://other.example:{}", setting.address.port()),
-        setting.address,
-    );
-    let error = error.await.expect_err("another name");
+    let trusting = checked(|problems| setting.trusting().check(problems));
+    let elsewhere = format!("https://other.example:{}", setting.address.port());
+    let error = connect(&trusting, &elsewhere, setting.address).await.expect_err("another name");
     assert!(error.contains("not valid for name"), "{error}");
     transmit(good).await.expect("served meanwhile");
     // Plaintext to a TLS port.
@@ -268,7 +266,8 @@ async fn a_flood_of_wrong_tokens_is_one_line_in_the_log() {
     let log = Log::capture();
     let mut bound = None;
     let setting = guarded(&mut bound).await;
-    let wrong = setting.with_token("another-token-for-these-tests", setting.with_certificate(&setting.authority.issue()));
+    let wrong =
+        setting.with_token("another-token-for-these-tests", setting.with_certificate(&setting.authority.issue()));
     let channel = setting.connect_as(&wrong).await.expect("a connection");
     tokio::time::pause();
     for _ in 0..100 {
@@ -429,17 +428,24 @@ fn nothing_that_is_printed_holds_a_secret() {
         ..ServerArgs::default()
     };
     let server = checked(|problems| args.check(loopback(), problems));
-    let client_args =
-        ClientArgs { cert: tls_cert, key: tls_key, token_file: Some(lab.write("token", SEND)), ..ClientArgs::default() };
+    let client_args = ClientArgs {
+        cert: tls_cert,
+        key: tls_key,
+        token_file: Some(lab.write("token", SEND)),
+        ..ClientArgs::default()
+    };
     // Without a certificate: a machine without authorities has none to check a server with.
-    let client =
-        checked(|problems| ClientArgs { cert: None, key: None, ..client_args.clone() }.check(problems));
+    let client = checked(|problems| ClientArgs { cert: None, key: None, ..client_args.clone() }.check(problems));
     let mut request = Request::new(());
     client.authorise(&mut request);
-    assert_eq!(request.metadata().get("authorization").expect("a token").to_str().expect("text"), format!("Bearer {SEND}"));
+    assert_eq!(
+        request.metadata().get("authorization").expect("a token").to_str().expect("text"),
+        format!("Bearer {SEND}")
+    );
     let config = ShellConfig { security: server.clone(), ..ShellConfig::default() };
     let secret = Secret::new(SEND);
-    let printed = format!("{args:?} {server:?} {server} {client_args:?} {client:?} {request:?} {config:?} {secret:?} {secret}");
+    let printed =
+        format!("{args:?} {server:?} {server} {client_args:?} {client:?} {request:?} {config:?} {secret:?} {secret}");
     assert!(!printed.contains(SEND), "{printed}");
     assert!(!printed.contains("PRIVATE KEY"), "{printed}");
     assert!(printed.contains("redacted") && printed.contains("Sensitive"), "{printed}");

@@ -97,9 +97,9 @@ impl link_server::Link for Fake {
                 .flat_map(|pair| futures::stream::iter(pair.into_iter().rev().map(|frame| Ok(report(&frame)))))
                 .boxed(),
             Manner::Leaves => frames.take(1).filter_map(|_| async { None }).boxed(),
-            Manner::Floods(drain) => futures::stream::repeat_with(|| Ok(report(&frame(7, 7))))
-                .take_until(drain.started())
-                .boxed(),
+            Manner::Floods(drain) => {
+                futures::stream::repeat_with(|| Ok(report(&frame(7, 7)))).take_until(drain.started()).boxed()
+            }
             Manner::Deaf => futures::stream::pending().chain(frames.map(|frame| Ok(report(&frame)))).boxed(),
             Manner::Hangs | Manner::Tells(_) => futures::stream::pending().boxed(),
         };
