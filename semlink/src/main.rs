@@ -40,6 +40,8 @@ enum Command {
 
 /// Exit status: 0 done, 2 wrong usage (clap), 1 anything else.
 fn main() -> ExitCode {
+    // Before any other thread: networks allocate by the megabyte, and pages that come back to the system are paid for again.
+    semlink_codec::keep_freed_memory();
     let Arguments { command } = Arguments::parse();
     match run(&command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,6 +22,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // Before any other thread: networks allocate by the megabyte, and pages that come back to the system are paid for again.
+    semlink_codec::keep_freed_memory();
     exit::run("semlink-transmitter", run(Arguments::parse()))
 }
 

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use semlink_channel::Complex32;
+use semlink_nn::runtime;
 
 use crate::bundle::{read_half, read_manifest};
 use crate::{BundleError, Condition, Csi, DecoderNetwork, Error, Estimates, Half, Manifest, Result};
@@ -33,6 +35,9 @@ pub struct Decision {
     /// Probability of every class; they sum to 1.
     pub probabilities: Vec<f32>,
 }
+
+/// Frames that one thread decodes at a time: enough for matrix products to run at full speed, few enough to stay in its cache.
+const GROUP: usize = 32;
 
 impl DecoderHalf {
     /// Loads the decoder of the bundle in `dir`, from `bundle.json` and `decoder.safetensors` alone.
@@ -69,6 +74,15 @@ impl DecoderHalf {
         if let Some(frame) = frames.iter().find(|frame| !rates.contains(&frame.symbols.len())) {
             return Err(Error::Rate { uses: frame.symbols.len(), rates: rates.to_vec() });
         }
+        let group = |frames| runtime::on_this_thread(|| self.decode_group(frames));
+        if frames.len() <= GROUP {
+            return group(frames);
+        }
+        Ok(frames.par_chunks(GROUP).map(group).collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// At most [`GROUP`] frames, from beginning to end on one thread.
+    fn decode_group(&self, frames: &[Received]) -> Result<Vec<Decision>> {
         let received: Vec<_> = frames.iter().map(|frame| (frame.symbols.as_slice(), &frame.csi)).collect();
         let mut estimates = Estimates::receive(&received, self.manifest.cat.max_uses())?;
         estimates.conditions.iter_mut().for_each(|condition| self.clamp(condition));

@@ -100,10 +100,13 @@ fn cpus(quota: &str, period: &str) -> Option<usize> {
     if period == 0 { None } else { Some(quota.div_ceil(period).max(1)) }
 }
 
+/// Tells the allocator to keep freed memory for the process, and whether it does; part of [`init`], for programs that do without it. Call it first thing
+/// in `main`.
+///
 /// Tensors are allocated and freed by the megabyte many times a second. By default glibc returns each to the system at once and
 /// the next one is paid for in page faults; kept memory is reused instead.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn keep_freed_memory() -> bool {
+pub fn keep_freed_memory() -> bool {
     // The largest threshold that glibc takes: half of its largest heap. Larger tensors are mapped anew each time.
     const MMAP_THRESHOLD: libc::c_int = 32 * 1024 * 1024;
     const TRIM_THRESHOLD: libc::c_int = libc::c_int::MAX;
@@ -114,8 +117,9 @@ fn keep_freed_memory() -> bool {
     }
 }
 
+/// Does nothing on this system.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn keep_freed_memory() -> bool {
+pub fn keep_freed_memory() -> bool {
     false
 }
 

@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use num_complex::Complex32;
 use rayon::prelude::*;
 use semlink_channel::{ChannelKind, ChannelState, FrameKey, equalize, noise, pilots, pilots::Estimator};
+use semlink_nn::runtime::shares_work;
 
 use super::Condition;
 use super::slices::{each_sample, output, read, slice, tensor};
@@ -73,7 +74,8 @@ impl Estimates {
         let mut symbols = vec![0.0; n * 2 * max_uses];
         let mut reliability = vec![0.0; n * max_uses];
         let outputs = symbols.par_chunks_exact_mut(2 * max_uses).zip(reliability.par_chunks_exact_mut(max_uses));
-        let conditions = outputs.zip(frames).with_min_len(FRAMES_PER_TASK).map(|((symbols, reliability), (y, csi))| {
+        let per_task = if shares_work() { FRAMES_PER_TASK } else { usize::MAX };
+        let conditions = outputs.zip(frames).with_min_len(per_task).map(|((symbols, reliability), (y, csi))| {
             if y.len() > max_uses {
                 return Err(Error::Size { what: "symbols of a frame", expected: max_uses, got: y.len() });
             }

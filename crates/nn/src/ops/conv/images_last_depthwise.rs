@@ -63,10 +63,10 @@ impl Kernel for Depthwise<'_> {
             unsafe {
                 copy::<S>(g, columns, x, first, count, framed);
                 let filter = Filter { g, columns, framed: framed.as_ptr(), w, epilogue, first };
-                if count == CHANNELS {
-                    filter.run::<S, CHANNELS>(y);
-                } else {
-                    filter.run::<S, 1>(y);
+                match (count, g.spec.stride) {
+                    (CHANNELS, 1) => filter.run::<S, CHANNELS, 1>(y),
+                    (CHANNELS, _) => filter.run::<S, CHANNELS, 0>(y),
+                    _ => filter.run::<S, 1, 0>(y),
                 }
             }
             first += count;
@@ -109,7 +109,7 @@ struct Filter<'a> {
 
 impl Filter<'_> {
     #[inline(always)]
-    unsafe fn run<S: Simd, const C: usize>(self, y: &mut [f32]) {
+    unsafe fn run<S: Simd, const C: usize, const STRIDE: usize>(self, y: &mut [f32]) {
         let g = self.g;
         // Beside the accumulators the registers hold the weights of two channels.
         let tiles = g.wo.div_ceil(if S::TILE > PIXELS { PIXELS } else { PIXELS - 1 });
@@ -121,13 +121,13 @@ impl Filter<'_> {
                     unsafe {
                         let out = y.as_mut_ptr().add(((oy * g.wo + from) * g.cout + self.first) * IMAGES + lane);
                         match to - from {
-                            1 => self.tile::<S, 1, C>(oy, from, lane, out),
-                            2 => self.tile::<S, 2, C>(oy, from, lane, out),
-                            3 => self.tile::<S, 3, C>(oy, from, lane, out),
-                            4 => self.tile::<S, 4, C>(oy, from, lane, out),
-                            5 => self.tile::<S, 5, C>(oy, from, lane, out),
-                            6 => self.tile::<S, 6, C>(oy, from, lane, out),
-                            7 => self.tile::<S, PIXELS, C>(oy, from, lane, out),
+                            1 => self.tile::<S, 1, C, STRIDE>(oy, from, lane, out),
+                            2 => self.tile::<S, 2, C, STRIDE>(oy, from, lane, out),
+                            3 => self.tile::<S, 3, C, STRIDE>(oy, from, lane, out),
+                            4 => self.tile::<S, 4, C, STRIDE>(oy, from, lane, out),
+                            5 => self.tile::<S, 5, C, STRIDE>(oy, from, lane, out),
+                            6 => self.tile::<S, 6, C, STRIDE>(oy, from, lane, out),
+                            7 => self.tile::<S, PIXELS, C, STRIDE>(oy, from, lane, out),
                             pixels => unreachable!("a tile of {pixels}"),
                         }
                     }
@@ -136,11 +136,19 @@ impl Filter<'_> {
         }
     }
 
-    /// `P` pixels x `C` channels of [`Simd::LANES`] images, held in registers over the whole sum.
+    /// `P` pixels x `C` channels of [`Simd::LANES`] images, held in registers over the whole sum. A stride that is known here (not 0) makes
+    /// the pixels' addresses constants: computed ones would take as long as the products.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const P: usize, const C: usize>(self, oy: usize, ox: usize, lane: usize, y: *mut f32) {
+    unsafe fn tile<S: Simd, const P: usize, const C: usize, const STRIDE: usize>(
+        self,
+        oy: usize,
+        ox: usize,
+        lane: usize,
+        y: *mut f32,
+    ) {
         let Self { g, columns, framed, w, epilogue, first } = self;
         let (stride, padding, dilation) = (g.spec.stride, g.spec.padding, g.spec.dilation);
+        let step = if STRIDE == 0 { stride } else { STRIDE };
         let (low, high) = epilogue.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
         // SAFETY: the caller's: see `Depthwise::run`.
         unsafe {
@@ -156,7 +164,7 @@ impl Filter<'_> {
                     let row: [S::V; C] = std::array::from_fn(|c| S::splat(*weights.add(c)));
                     for p in 0..P {
                         for c in 0..C {
-                            let x = S::load(at.add((p * stride * C + c) * IMAGES));
+                            let x = S::load(at.add((p * step * C + c) * IMAGES));
                             acc[p][c] = S::fma(x, row[c], acc[p][c]);
                         }
                     }
