@@ -13,6 +13,8 @@
 mod check;
 mod config;
 mod decisions;
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 mod model;
 
