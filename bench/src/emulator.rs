@@ -10,9 +10,10 @@ use semlink_proto::v1::{self, channel_control_client::ChannelControlClient};
 use semlink_service::wire;
 use serde_json::{Value, json};
 
-use crate::measure::{median, median_ms, peer, ratio, row};
+use crate::measure::{median, median_ms, peer, quantile, ratio, row};
+use crate::process::Memory;
 use crate::results::{Row, record};
-use crate::rig::{self, Emulator, Load, PingPong, Rates, Sink, runtime};
+use crate::rig::{self, Load, PingPong, Rates, Sink, runtime};
 
 const TOPIC: &str = "emulator";
 /// Symbols of a large frame: as many as the wire allows.
@@ -115,13 +116,13 @@ struct Measured {
     /// The same client straight to the sink.
     direct: f64,
     rates: Rates,
-    memory: rig::Memory,
+    memory: Memory,
 }
 
 impl Measured {
     fn take(load: Load) -> Result<Measured> {
         let sink = Sink::start()?;
-        let emulator = Emulator::start(&sink.url())?;
+        let emulator = rig::emulator(&sink.url())?;
         runtime()?.block_on(async {
             let direct = median(load.run(&sink.url(), 2, || Ok(0.0)).await?.frames);
             let rates = load.run(&emulator.url(), PERIODS, || emulator.cpu()).await?;
@@ -170,7 +171,7 @@ fn small() -> Result<Vec<Row>> {
 
 fn latency() -> Result<Vec<Row>> {
     let sink = Sink::start()?;
-    let emulator = Emulator::start(&sink.url())?;
+    let emulator = rig::emulator(&sink.url())?;
     let (mut direct, mut through) = (Vec::new(), Vec::new());
     runtime()?.block_on(async {
         let mut straight = PingPong::open(&sink.url(), 0, SMALL).await?;
@@ -234,7 +235,7 @@ fn memory() -> Result<Row> {
     const IDLE: usize = 1000;
     const BUSY: usize = 100;
     let sink = Sink::start()?;
-    let emulator = Emulator::start(&sink.url())?;
+    let emulator = rig::emulator(&sink.url())?;
     let alone = emulator.memory()?.now;
     let stages: Vec<_> =
         ["rayleigh", "awgn,snr_db=10"].iter().map(|text| Ok(wire::stage(&text.parse()?))).collect::<Result<_>>()?;
@@ -259,22 +260,4 @@ fn memory() -> Result<Row> {
         median(rates.frames)
     );
     Ok(row)
-}
-
-fn quantile(times: &mut [f64], share: f64) -> f64 {
-    times.sort_by(f64::total_cmp);
-    let last = times.len().saturating_sub(1);
-    times.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_those_of_the_sorted_times() {
-        let mut times: Vec<f64> = (0..=100).rev().map(f64::from).collect();
-        assert_eq!((quantile(&mut times, 0.5), quantile(&mut times, 0.99)), (50.0, 99.0));
-        assert!(quantile(&mut [], 0.5).is_nan());
-    }
 }

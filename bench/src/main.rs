@@ -1,11 +1,13 @@
 //! `semlink-bench`: measures what the project claims beside its peers and renders the results.
 //!
-//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|cat|rate|emulator|render`. The peers need Python with the packages of
+//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|cat|rate|emulator|production|render`. The peers need Python with the packages of
 //! `bench/peers/requirements.txt`: `--python PATH` or `SEMLINK_BENCH_PYTHON`.
 
 mod cat;
 mod emulator;
 mod measure;
+mod process;
+mod production;
 mod raw;
 mod render;
 mod results;
@@ -73,6 +75,8 @@ enum Command {
         #[arg(long)]
         only: Option<emulator::Part>,
     },
+    /// All three services as processes of their own: load, latency, overload, deaths and reloads; needs their release binaries.
+    Production(production::Options),
     /// Renders bench/results into docs/RESULTS.md.
     Render,
 }
@@ -88,6 +92,7 @@ fn main() -> Result<()> {
         Command::Cat { run, only } => cat::run(&run, only.as_deref()),
         Command::Rate => cat::rate(),
         Command::Emulator { only } => emulator::run(&cli.python, only),
+        Command::Production(options) => production::run(&cli.python, &options),
         Command::Supernet => measure::supernet(&cli.python),
         Command::Render => render::render(),
     }

@@ -31,6 +31,13 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// The value below which this share of `times` lies; sorts them.
+pub(crate) fn quantile(times: &mut [f64], share: f64) -> f64 {
+    times.sort_by(f64::total_cmp);
+    let last = times.len().saturating_sub(1);
+    times.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
+}
+
 /// Median time in milliseconds of `rounds` runs after three that do not count.
 pub(crate) fn median_ms(rounds: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     for _ in 0..3 {
@@ -374,4 +381,16 @@ pub(crate) fn evaluate(run: &Path) -> Result<()> {
     whole.note = format!("sum of its stages: {}; other work shared the cores", each.join(", "));
     rows.push(whole);
     record(TOPIC, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_those_of_the_sorted_times() {
+        let mut times: Vec<f64> = (0..=100).rev().map(f64::from).collect();
+        assert_eq!((quantile(&mut times, 0.5), quantile(&mut times, 0.99)), (50.0, 99.0));
+        assert!(quantile(&mut [], 0.5).is_nan());
+    }
 }

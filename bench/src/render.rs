@@ -9,11 +9,12 @@ use serde_json::Value;
 use crate::results::{Row, read, root};
 
 /// Topics, in order, with their headings.
-const TOPICS: [(&str, &str); 4] = [
+const TOPICS: [(&str, &str); 5] = [
     ("link", "The link works end to end"),
     ("search", "KDL-DARTS"),
     ("cat", "CAT at the physical limit ([all points](CAT-TABLES.md))"),
     ("emulator", "The channel emulator"),
+    ("production", "Services one would run for real"),
 ];
 
 const INTRODUCTION: &str = "# Results

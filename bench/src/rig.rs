@@ -1,9 +1,6 @@
-//! What the emulator is measured with: its process, a Link behind it, streams of frames into it.
+//! What the emulator is measured with: a Link behind it, streams of frames into it.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -11,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use semlink_proto::v1;
-use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 
+use crate::process::Process;
 use crate::raw::{self, Frames, Reports};
 
 /// HTTP/2 windows of client and sink: not theirs but the emulator's are to be the limit.
@@ -28,12 +25,6 @@ const FRAME: u32 = 256 << 10;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Of one rate; the median of several counts.
 const PERIOD: Duration = Duration::from_millis(800);
-
-/// A running `semlink-channel-emulator`, killed when it is dropped.
-pub(crate) struct Emulator {
-    process: Child,
-    address: String,
-}
 
 /// A Link that reports each frame at once; it runs on a thread of its own until the program ends.
 pub(crate) struct Sink(SocketAddr);
@@ -48,13 +39,6 @@ pub(crate) struct Load {
     pub(crate) symbols: usize,
     /// Each stream has a link of its own, "busy-0" and so on; else all take the default one.
     pub(crate) own_links: bool,
-}
-
-/// Resident memory of a process in MiB.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Memory {
-    pub(crate) now: f64,
-    pub(crate) peak: f64,
 }
 
 /// One stream, one frame at a time.
@@ -74,83 +58,9 @@ pub(crate) struct Rates {
     pub(crate) frame: f64,
 }
 
-impl Emulator {
-    /// The release binary beside this one, with AWGN of 10 dB, in front of `next`.
-    pub(crate) fn start(next: &str) -> Result<Emulator> {
-        let binary = std::env::current_exe()?.with_file_name("semlink-channel-emulator");
-        ensure!(
-            binary.exists(),
-            "{} is not built: cargo build --release -p semlink-channel-emulator -p semlink-bench",
-            binary.display()
-        );
-        let mut process = Command::new(&binary)
-            .args(["--listen", "127.0.0.1:0", "--next", next, "--channel", "awgn", "--snr-db", "10"])
-            .args(["--log", "info", "--log-format", "json"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| binary.display().to_string())?;
-        let log = process.stderr.take().context("the emulator has no standard error")?;
-        // From here on it ends with this value.
-        let mut emulator = Emulator { process, address: String::new() };
-        emulator.address = serving(log)?;
-        Ok(emulator)
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    /// Processor time since its start, in seconds.
-    pub(crate) fn cpu(&self) -> Result<f64> {
-        let path = format!("/proc/{}/stat", self.process.id());
-        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        // Fields 14 and 15, user and system time in hundredths of a second, counted behind the name, which may hold blanks.
-        let fields = text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace()).context("no stat")?;
-        let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-        ensure!(ticks.len() == 2, "{path} holds no times");
-        Ok(ticks.iter().sum::<f64>() / 100.0)
-    }
-
-    pub(crate) fn memory(&self) -> Result<Memory> {
-        memory(self.process.id())
-    }
-}
-
-impl Drop for Emulator {
-    fn drop(&mut self) {
-        // It fails when the emulator has ended already.
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
-/// The address that the emulator's log tells; the rest of the log is read, too, so that it never waits.
-fn serving(log: ChildStderr) -> Result<String> {
-    let mut lines = BufReader::new(log).lines();
-    let mut told = Vec::new();
-    while let Some(line) = lines.next().transpose()? {
-        let event: Value = serde_json::from_str(&line).unwrap_or_default();
-        if let Some(address) = event["fields"]["address"].as_str() {
-            thread::spawn(move || lines.for_each(drop));
-            return Ok(address.to_owned());
-        }
-        told.push(line);
-    }
-    bail!("the emulator did not serve: {}", told.join("\n"))
-}
-
-/// `VmRSS` and `VmHWM` of /proc/PID/status.
-pub(crate) fn memory(process: u32) -> Result<Memory> {
-    let path = format!("/proc/{process}/status");
-    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let field = |name: &str| {
-        let kib =
-            text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-        kib.map(|kib| kib / 1024.0).with_context(|| format!("{path} has no {name}"))
-    };
-    Ok(Memory { now: field("VmRSS:")?, peak: field("VmHWM:")? })
+/// The channel emulator's release binary, with AWGN of 10 dB, in front of `next`.
+pub(crate) fn emulator(next: &str) -> Result<Process> {
+    Process::service("semlink-channel-emulator", &["--next", next, "--channel", "awgn", "--snr-db", "10"])
 }
 
 /// Client and sink have a thread each, as if they were processes of their own.
@@ -289,12 +199,6 @@ impl PingPong {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_of_this_process_is_read() {
-        let memory = memory(std::process::id()).expect("a status");
-        assert!(memory.now > 0.5 && memory.peak >= memory.now, "{memory:?}");
-    }
 
     #[test]
     fn the_sink_reports_what_a_load_sends() {

@@ -2,12 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use semlink_channel::{Chain, ChannelConfig, ChannelKind, RicianK, SnrDb};
+use semlink_service::ServiceArgs;
 use semlink_service::config::Problems;
+use semlink_service::metrics::{Metrics, PeerMetrics};
+use semlink_service::security::{ClientArgs, Plaintext};
 
 use crate::document::read_links;
-use crate::links::{self, LinkConfig, Links};
+use crate::links::{self, LinkConfig, Links, Way};
+use crate::metrics::EmulatorMetrics;
 use crate::profile::CsiMode;
 use crate::transport::Transport;
 
@@ -37,6 +42,12 @@ pub struct Config {
     pub hop: u64,
     /// Frames of one stream that may be under way, 1 to 1,048,576.
     pub in_flight: usize,
+    /// Seconds that a frame without a deadline of its own waits for its report, above 0, at most 300.
+    pub patience: f64,
+    /// The server.
+    pub service: ServiceArgs,
+    /// What next hops are shown.
+    pub client: ClientArgs,
 }
 
 /// The settings as flags and environment variables, as text: all that is wrong with them is reported together by [`Settings::check`].
@@ -98,10 +109,21 @@ pub struct Settings {
         allow_negative_numbers = true
     )]
     in_flight: String,
+
+    /// Seconds that a frame without a deadline of its own waits for its report, while next hops come and go
+    #[arg(long, env = "SEMLINK_PATIENCE", value_name = "SECONDS", default_value_t = Config::PATIENCE, allow_negative_numbers = true)]
+    patience: f64,
+
+    #[command(flatten)]
+    service: ServiceArgs,
+
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 impl Config {
     const IN_FLIGHT: usize = 1024;
+    const PATIENCE: f64 = 30.0;
 
     /// The default settings with this next Link and SNR: AWGN, perfect channel state, seed 0.
     pub fn new(next: impl Into<String>, snr_db: SnrDb) -> Config {
@@ -117,19 +139,36 @@ impl Config {
             seed: 0,
             hop: 0,
             in_flight: Config::IN_FLIGHT,
+            patience: Config::PATIENCE,
+            service: ServiceArgs::default(),
+            client: ClientArgs::default(),
         }
     }
 
     /// The links to begin with; notes every setting that cannot be served with.
-    pub(crate) fn check(&self, problems: &mut Problems) -> Option<Arc<Links>> {
+    pub(crate) fn check(&self, metrics: &Metrics, problems: &mut Problems) -> Option<Arc<Links>> {
         problems.within("--in-flight", self.in_flight, 1, 1 << 20);
         if let Some(directory) = self.recordings.as_deref().filter(|directory| !directory.is_dir()) {
             problems.add("--recordings", format!("{}: no such directory", directory.display()));
         }
-        let links = Links::new(self.recordings.clone(), self.hop);
+        if !(self.patience > 0.0 && self.patience <= 300.0) {
+            problems.add("--patience", format!("{}, expected above 0 and at most 300 seconds", self.patience));
+        }
+        let plaintext = self.service.allows_plaintext(Plaintext::Next);
+        let way = Way {
+            credentials: self.client.check(problems).unwrap_or_default().with_plaintext(plaintext),
+            plaintext,
+            // One that is none is a problem already noted.
+            patience: Duration::try_from_secs_f64(self.patience).unwrap_or_default(),
+            peer_metrics: PeerMetrics::default(),
+            metrics: EmulatorMetrics::default(),
+        };
+        way.peer_metrics.register(metrics);
+        way.metrics.register(metrics);
+        let links = Links::new(self.recordings.clone(), self.hop, way);
         if !self.next.is_empty() {
             let config = self.default_link();
-            let next = problems.parse("--next", &self.next);
+            let next = problems.check("--next", links.hop(&config));
             let profile = config.profile(None).map(|profile| profile.with_defaults(self.k_factor_db, self.coherence));
             if let (Some(next), Some(profile)) = (next, problems.check("--csi", profile)) {
                 problems.check("--next", links.insert(links.link(&config, next, profile)));
@@ -193,9 +232,12 @@ impl Settings {
             seed: seed.unwrap_or_default(),
             hop: hop.unwrap_or_default(),
             in_flight: in_flight.unwrap_or(Config::IN_FLIGHT),
+            patience: self.patience,
+            service: self.service.clone(),
+            client: self.client.clone(),
         };
         // With what could not be read at its default: what is wrong beside it is told, too.
-        config.check(problems);
+        config.check(&Metrics::new(crate::NAME), problems);
         Some(config)
     }
 }

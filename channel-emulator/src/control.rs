@@ -128,13 +128,14 @@ impl ChannelControl for ControlService {
         let directory: PathBuf = self.links.recordings.clone().ok_or_else(|| {
             Status::failed_precondition("there is no directory of recordings: start the emulator with --recordings DIR")
         })?;
+        let counted = self.links.count_recording();
         let started = blocking(move || {
             let mut recording = link.recording();
             if let Some(recording) = recording.as_ref() {
                 let name = &recording.name;
                 return Err(Status::already_exists(format!("link {:?} is being recorded as {name:?}", link.name)));
             }
-            let started = Recording::start(&directory, &name, &link.name, link.key);
+            let started = Recording::start(&directory, &name, &link.name, link.key, counted);
             *recording = Some(started.map_err(Status::invalid_argument)?);
             Ok(v1::StartRecordingResponse {})
         });

@@ -1,20 +1,23 @@
 //! The `Link` service: frames in, through the channel of their link, on to the next Link; its reports back.
 
-use std::future;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures::StreamExt as _;
-use futures::stream::{self, BoxStream};
+use futures::stream::BoxStream;
 use semlink_channel::{FrameKey, iq};
 use semlink_proto::v1::{self, link_server};
 use semlink_service::peer::LINK_METADATA;
-use semlink_service::{Drain, wire};
+use semlink_service::traces::{Span, Traces};
+use semlink_service::{Drain, pipeline, wire};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::distort::distort;
 use crate::links::{Link, Links, ROOM};
+use crate::metrics;
 use crate::record::{Entry, Symbols, note};
 
 /// Answers each frame with exactly one report: that of the next Link, or an error of its own.
@@ -23,14 +26,20 @@ pub(crate) struct LinkService {
     pub(crate) links: Arc<Links>,
     /// Frames of one stream that may be under way; beyond it the stream is not read, which holds its sender back.
     pub(crate) in_flight: usize,
+    pub(crate) traces: Traces,
     pub(crate) drain: Drain,
 }
 
+/// A frame is given up after this, whatever its deadline.
+const LONGEST: Duration = Duration::from_secs(300);
 /// Bytes of symbols from which on a frame is worth a task of its own: its channel is then computed beside the reading of the next.
 const LARGE: usize = 8192;
 
 /// A stream of a link, counted while it is open.
-struct Open(Arc<Link>);
+struct Open {
+    link: Arc<Link>,
+    _counted: metrics::Open,
+}
 
 impl Link {
     /// Room for a frame's symbols: waits while the link holds too many, so that its streams are held back, and no other link's.
@@ -41,37 +50,71 @@ impl Link {
         Arc::clone(&self.room).acquire_many_owned(permits).await.ok()
     }
 
+    /// Reads no further until there is room for the frame.
+    async fn enter(
+        self: Arc<Self>,
+        frame: Result<v1::Frame, Status>,
+    ) -> Result<(v1::Frame, Option<OwnedSemaphorePermit>), Status> {
+        let frame = frame?;
+        let room = self.room(&frame).await;
+        Ok((frame, room))
+    }
+
     /// [`Link::answer`], on another worker where the frame is large. Frames that a slow transport keeps in order are taken one after the other.
-    async fn answer_anywhere(self: Arc<Self>, frame: v1::Frame) -> v1::FrameReport {
+    async fn answer_anywhere(self: Arc<Self>, frame: v1::Frame, traces: Traces) -> v1::FrameReport {
         if frame.symbols.len() < LARGE || self.profile.borrow().transport.is_slow() {
-            return self.answer(frame).await;
+            return self.answer(frame, &traces).await;
         }
         let id = frame.id;
-        tokio::spawn(async move { self.answer(frame).await }).await.unwrap_or_else(|error| {
+        tokio::spawn(async move { self.answer(frame, &traces).await }).await.unwrap_or_else(|error| {
             let status = Status::internal(error.to_string());
             v1::FrameReport { id, error: Some(wire::error(&status)), ..Default::default() }
         })
     }
 
-    async fn answer(&self, frame: v1::Frame) -> v1::FrameReport {
+    async fn answer(&self, mut frame: v1::Frame, traces: &Traces) -> v1::FrameReport {
+        let mut span = traces.follow("channel", &frame.traceparent);
+        if let Some(traceparent) = span.traceparent() {
+            frame.traceparent = traceparent;
+        }
         let id = frame.id;
         self.counters.frames.fetch_add(1, Ordering::Relaxed);
-        self.pass(frame).await.unwrap_or_else(|(status, truth)| {
+        let passed = self.pass(frame, &mut span).await;
+        passed.unwrap_or_else(|(status, truth)| {
+            span.fail(&status);
             let counter = if truth.is_some() { &self.counters.lost } else { &self.counters.failed };
             counter.fetch_add(1, Ordering::Relaxed);
+            if truth.is_some() {
+                self.metrics.lost()
+            } else {
+                self.metrics.failed()
+            }
             v1::FrameReport { id, error: Some(wire::error(&status)), truth, ..Default::default() }
         })
     }
 
+    /// When nobody waits for a frame's report any more.
+    fn deadline(&self, frame: &v1::Frame, now: Instant) -> Instant {
+        let left = if frame.time_left_us == 0 { self.patience } else { Duration::from_micros(frame.time_left_us) };
+        now + left.min(LONGEST)
+    }
+
     /// The next Link's report; or why there is none, with the truth for a frame that the transport lost.
-    async fn pass(&self, mut frame: v1::Frame) -> Result<v1::FrameReport, (Status, Option<v1::ChannelTruth>)> {
+    async fn pass(
+        &self,
+        mut frame: v1::Frame,
+        span: &mut Span,
+    ) -> Result<v1::FrameReport, (Status, Option<v1::ChannelTruth>)> {
         let id = frame.id;
+        let taken = Instant::now();
+        let deadline = self.deadline(&frame, taken);
         // One look at the profile for the whole frame: a change applies to the next one.
         let profile = Arc::clone(&*self.profile.borrow());
         let key = FrameKey { seed: profile.seed, link: self.key, stream: frame.stream, frame: frame.sequence };
         let snr = profile.snr(frame.sequence, self.key);
         let transport = &profile.transport;
         let symbols = (frame.symbols.len() + frame.pilots.len()) / iq::SYMBOL_BYTES;
+        self.metrics.taken(symbols);
         let mut departure = transport.is_slow().then(|| self.line.take(transport, key, symbols));
         let recorder = self.recording().as_ref().map(|recording| recording.entries.clone());
         let heard = distort(&mut frame, &profile, key, snr, recorder.is_some()).map_err(|status| (status, None))?;
@@ -92,25 +135,33 @@ impl Link {
             ));
         }
         if let Some(departure) = &mut departure {
-            departure.wait().await;
+            let late = |_| (Status::deadline_exceeded("the link's delay is longer than the frame's deadline"), None);
+            tokio::time::timeout_at(deadline, departure.wait()).await.map_err(late)?;
         }
-        let sent = self.client.send(frame).await.map_err(|status| (status, None))?;
+        let channel_us = taken.elapsed().as_micros() as u64;
+        if let Some(truth) = &frame.truth {
+            self.metrics.passed(truth.snr_db_requested, truth.snr_db_realised, channel_us);
+            span.set("semlink.snr_db", f64::from(truth.snr_db_requested));
+        }
+        let sent = self.client.send(frame, deadline);
         // The frame after this one may go.
         drop(departure);
-        sent.report().await.map_err(|status| (status, None))
+        let report = sent.report().await.map_err(|status| (status, None))?.report;
+        Ok(v1::FrameReport { channel_us: report.channel_us + channel_us, ..report })
     }
 }
 
 impl Open {
     fn new(link: Arc<Link>) -> Open {
         link.counters.streams.fetch_add(1, Ordering::Relaxed);
-        Open(link)
+        let counted = link.metrics.stream();
+        Open { link, _counted: counted }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.counters.streams.fetch_sub(1, Ordering::Relaxed);
+        self.link.counters.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -123,40 +174,30 @@ impl link_server::Link for LinkService {
             Some(name) => name.to_str().map_err(|_| Status::invalid_argument(format!("{LINK_METADATA} is no name")))?,
             None => "",
         };
+        // Counted until the stream's task ends.
         let open = Open::new(self.links.get(name)?);
-        let link = Arc::clone(&open.0);
-        // Set when the stream breaks: told last, after the reports of all frames that came before.
-        let broken = Arc::new(OnceLock::new());
-        let frames = request.into_inner().scan((), {
-            let broken = Arc::clone(&broken);
-            move |(), frame| future::ready(frame.map_err(|status| broken.set(status)).ok())
+        let link = Arc::clone(&open.link);
+        let traces = self.traces.clone();
+        let frames = {
+            let link = Arc::clone(&link);
+            request.into_inner().then(move |frame| Arc::clone(&link).enter(frame))
+        };
+        // A drain ends the reading; what was read is still answered.
+        let (drained, gone) = (self.drain.started(), link.gone.started());
+        let ended = async move {
+            tokio::select! {
+                () = drained => {}
+                () = gone => {}
+            }
+        };
+        let reports = pipeline::answer(frames, ended, self.in_flight, move |(frame, room)| {
+            let (link, traces) = (Arc::clone(&open.link), traces.clone());
+            async move {
+                let report = link.answer_anywhere(frame, traces).await;
+                drop(room);
+                report
+            }
         });
-        let (drained, gone, in_flight) = (self.drain.started(), link.gone.started(), self.in_flight);
-        let reports = frames
-            // A drain ends the reading; what was read is still answered.
-            .take_until(drained)
-            .take_until(gone)
-            .then({
-                let link = Arc::clone(&link);
-                move |frame| {
-                    let link = Arc::clone(&link);
-                    async move { (link.room(&frame).await, frame) }
-                }
-            })
-            .map(move |(room, frame)| {
-                let link = Arc::clone(&link);
-                async move {
-                    let report = link.answer_anywhere(frame).await;
-                    drop(room);
-                    Ok(report)
-                }
-            })
-            .buffer_unordered(in_flight);
-        let end = stream::once(async move {
-            drop(open);
-            broken.get().cloned()
-        });
-        let end = end.filter_map(|status| future::ready(status.map(Err)));
-        Ok(Response::new(reports.chain(end).boxed()))
+        Ok(Response::new(reports))
     }
 }

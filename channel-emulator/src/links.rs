@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use semlink_channel::Responses;
 use semlink_proto::v1;
 use semlink_service::Drain;
+use semlink_service::metrics::PeerMetrics;
 use semlink_service::peer::{LinkClient, NextHop, check_link_name};
+use semlink_service::security::Credentials;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
+use crate::metrics::{self, EmulatorMetrics, LinkMetrics};
 use crate::profile::{CsiMode, Parts, Profile, try_csi};
 use crate::record::Recording;
 use crate::schedule::Schedule;
@@ -58,6 +62,19 @@ pub(crate) struct Links {
     by_name: RwLock<BTreeMap<String, Arc<Link>>>,
     pub(crate) recordings: Option<PathBuf>,
     hop: u64,
+    way: Way,
+}
+
+/// How links reach their next hops.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Way {
+    pub(crate) credentials: Credentials,
+    /// Whether plaintext may leave the host.
+    pub(crate) plaintext: bool,
+    /// How long a frame that has no deadline waits for its report.
+    pub(crate) patience: Duration,
+    pub(crate) peer_metrics: PeerMetrics,
+    pub(crate) metrics: EmulatorMetrics,
 }
 
 /// One link at work.
@@ -69,6 +86,8 @@ pub(crate) struct Link {
     next: String,
     next_link: String,
     pub(crate) client: LinkClient,
+    pub(crate) patience: Duration,
+    pub(crate) metrics: LinkMetrics,
     start: Profile,
     pub(crate) profile: watch::Sender<Arc<Profile>>,
     pub(crate) line: Line,
@@ -143,16 +162,18 @@ impl LinkConfig {
     }
 
     /// Name and next hop, checked.
-    pub(crate) fn hop(&self) -> Result<NextHop, String> {
+    pub(crate) fn hop(&self, way: &Way) -> Result<NextHop, String> {
         check_link_name(&self.name)?;
-        let next: NextHop = self.next.parse().map_err(|error| format!("next {:?}: {error}", self.next))?;
+        let named = |error| format!("next {:?}: {error}", self.next);
+        let next: NextHop = self.next.parse().map_err(named)?;
+        way.credentials.check_next(next.uri(), way.plaintext).map_err(named)?;
         next.with_link(&self.next_link).map_err(|error| format!("next_link: {error}"))
     }
 }
 
 impl Links {
-    pub(crate) fn new(recordings: Option<PathBuf>, hop: u64) -> Links {
-        Links { by_name: RwLock::default(), recordings, hop }
+    pub(crate) fn new(recordings: Option<PathBuf>, hop: u64, way: Way) -> Links {
+        Links { by_name: RwLock::default(), recordings, hop, way }
     }
 
     /// A link that is not among them yet.
@@ -160,8 +181,21 @@ impl Links {
     /// # Errors
     /// What cannot be, with the link's name.
     pub(crate) fn build(&self, config: &LinkConfig) -> Result<Arc<Link>, String> {
-        let build = || Ok(self.link(config, config.hop()?, config.profile(self.recordings.as_deref())?));
+        let build = || Ok(self.link(config, self.hop(config)?, config.profile(self.recordings.as_deref())?));
         build().map_err(|error: String| format!("link {:?}: {error}", config.name))
+    }
+
+    /// Counts a recording until the result is dropped.
+    pub(crate) fn count_recording(&self) -> metrics::Open {
+        self.way.metrics.recording()
+    }
+
+    /// A link's next hop, checked.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn hop(&self, config: &LinkConfig) -> Result<NextHop, String> {
+        config.hop(&self.way)
     }
 
     /// A link of checked parts.
@@ -171,7 +205,9 @@ impl Links {
             key: key(&config.name, self.hop),
             next: config.next.clone(),
             next_link: config.next_link.clone(),
-            client: LinkClient::new(next),
+            client: LinkClient::new(next, self.way.credentials.clone(), self.way.peer_metrics.clone()),
+            patience: self.way.patience,
+            metrics: self.way.metrics.link(&config.name),
             profile: watch::Sender::new(Arc::new(start.clone())),
             start,
             line: Line::default(),
@@ -194,6 +230,7 @@ impl Links {
         }
         room_for(links.len() + 1)?;
         links.insert(link.name.clone(), link);
+        self.way.metrics.links(links.len());
         Ok(())
     }
 
@@ -217,6 +254,7 @@ impl Links {
         let mut links = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         let link = links.remove(name).ok_or_else(|| Status::not_found(format!("there is no link {name:?}")))?;
         link.gone.begin();
+        self.way.metrics.links(links.len());
         Ok(link)
     }
 
@@ -260,6 +298,7 @@ impl Links {
                 Step::Leave(name) => done.unchanged.push(name),
                 Step::Change(link, profile) => {
                     link.profile.send_modify(|now| *now = Arc::new(now.changed_to(*profile)));
+                    link.metrics.profile(link.profile.borrow().version);
                     done.changed.push(link.name.clone());
                 }
                 Step::Create(link) => {
@@ -274,6 +313,7 @@ impl Links {
                 }
             }
         }
+        self.way.metrics.links(links.len());
         Ok(done)
     }
 }
@@ -292,6 +332,7 @@ impl Link {
         self.profile.send_if_modified(|profile| match next(profile) {
             Ok(next) => {
                 let modified = next.version != profile.version;
+                self.metrics.profile(next.version);
                 result = Ok(next.to_wire(&self.name));
                 *profile = Arc::new(next);
                 modified

@@ -8,6 +8,7 @@ use semlink_recording::{FrameSymbols, Note, Recorder, Start};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::metrics;
 use crate::profile::Profile;
 
 /// Frames that may wait to be written; beyond it the link is held back, as nothing may be left out.
@@ -35,6 +36,7 @@ pub(crate) struct Recording {
     pub(crate) name: String,
     pub(crate) entries: mpsc::Sender<Entry>,
     written: JoinHandle<Result<Done, String>>,
+    _counted: metrics::Open,
 }
 
 /// A recording that is finished.
@@ -56,7 +58,13 @@ impl Recording {
     ///
     /// # Errors
     /// What is wrong with the name, or files that are there already or cannot be made.
-    pub(crate) fn start(directory: &Path, name: &str, link: &str, key: u64) -> Result<Recording, String> {
+    pub(crate) fn start(
+        directory: &Path,
+        name: &str,
+        link: &str,
+        key: u64,
+        counted: metrics::Open,
+    ) -> Result<Recording, String> {
         let start = Start {
             link: link.to_owned(),
             hop_key: key,
@@ -66,7 +74,7 @@ impl Recording {
         let recorder = Recorder::create(directory, name, start).map_err(|error| error.to_string())?;
         let (entries, queue) = mpsc::channel(QUEUE);
         let written = tokio::task::spawn_blocking(move || write(recorder, queue));
-        Ok(Recording { name: name.to_owned(), entries, written })
+        Ok(Recording { name: name.to_owned(), entries, written, _counted: counted })
     }
 
     /// Writes what was given to it and finishes the files.

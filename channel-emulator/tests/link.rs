@@ -36,7 +36,7 @@ async fn the_proxy_answers_like_the_link_behind_it() {
     let arrived_direct = arrived(&mut frames, 50).await;
     let through = emulator.transmit((0..50).map(frame).collect()).await;
     for (direct, through) in direct.iter_mut().zip(&through) {
-        direct.truth = through.truth;
+        (direct.truth, direct.channel_us) = (through.truth, through.channel_us);
     }
     assert_eq!(direct, through);
     // The id is the emulator's own on its stream; the symbols are noisy, at 100 dB by little; the rest is untouched.
@@ -45,7 +45,7 @@ async fn the_proxy_answers_like_the_link_behind_it() {
         let off = symbols.iter().zip(sent()).map(|(y, x)| (y - x).norm()).fold(0.0, f32::max);
         assert!(off < 1e-4, "{off}");
         let v1::Frame { id, symbols, .. } = direct.clone();
-        assert_eq!(v1::Frame { id, symbols, csi: None, truth: None, ..through }, direct);
+        assert_eq!(v1::Frame { id, symbols, csi: None, truth: None, time_left_us: 0, ..through }, direct);
     }
     emulator.stop().await;
     mirror.stop().await;
@@ -134,7 +134,8 @@ async fn while_the_next_link_is_away_frames_fail_and_pass_again_once_it_is_back(
     drop(frames);
     assert!(emulator.transmit(vec![frame(1)]).await[0].error.is_none());
     mirror.stop().await;
-    for report in emulator.transmit((0..5).map(frame).collect()).await {
+    let hasty = |id| v1::Frame { time_left_us: 200_000, ..frame(id) };
+    for report in emulator.transmit((0..5).map(hasty).collect()).await {
         let error = report.error.expect("nobody listens");
         assert_eq!(Code::from_i32(error.code), Code::Unavailable);
         assert!(error.message.contains(&address.to_string()), "{error:?}");

@@ -49,7 +49,7 @@ fn each_bad_setting_is_refused_with_what_is_expected() {
         ("--snr-db", "", "--snr-db"),
         ("--channel", "AWGN?", "rayleigh"),
         ("--csi", "pilot", "pilots or none"),
-        ("--next", "https://127.0.0.1:1", "http://HOST:PORT"),
+        ("--next", "ftp://127.0.0.1:1", "http://HOST:PORT"),
         ("--listen", "50052", "HOST:PORT"),
         ("--in-flight", "1048577", "1048576"),
     ];

@@ -7,9 +7,14 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use tonic::{Request, Response, Status};
 
+use crate::metrics::ReceiverMetrics;
+
 /// Where decisions are announced; never waits for a consumer.
 #[derive(Debug, Clone)]
-pub(crate) struct Broadcast(broadcast::Sender<v1::DecisionEvent>);
+pub(crate) struct Broadcast {
+    events: broadcast::Sender<v1::DecisionEvent>,
+    metrics: ReceiverMetrics,
+}
 
 /// Streams the decisions made from now on.
 ///
@@ -23,17 +28,17 @@ pub(crate) struct DecisionsService {
 
 impl Broadcast {
     /// Consumers may lag behind by `lag` decisions.
-    pub(crate) fn new(lag: usize) -> Broadcast {
-        Broadcast(broadcast::Sender::new(lag.max(1)))
+    pub(crate) fn new(lag: usize, metrics: ReceiverMetrics) -> Broadcast {
+        Broadcast { events: broadcast::Sender::new(lag.max(1)), metrics }
     }
 
     /// Announces the decision of a frame, if anybody listens.
     pub(crate) fn publish(&self, frame: &v1::Frame, report: &v1::FrameReport) {
-        if self.0.receiver_count() == 0 {
+        if self.events.receiver_count() == 0 {
             return;
         }
         // A failed send: the last consumer left meanwhile.
-        let _ = self.0.send(v1::DecisionEvent {
+        let _ = self.events.send(v1::DecisionEvent {
             frame_id: frame.id,
             stream: frame.stream,
             sequence: frame.sequence,
@@ -47,13 +52,17 @@ impl Broadcast {
     }
 
     fn events(&self) -> impl futures::Stream<Item = Result<v1::DecisionEvent, Status>> + use<> {
-        BroadcastStream::new(self.0.subscribe())
-            .map(|event| {
+        let (metrics, subscriber) = (self.metrics.clone(), self.metrics.subscribe());
+        BroadcastStream::new(self.events.subscribe())
+            .map(move |event| {
                 event.map_err(|BroadcastStreamRecvError::Lagged(lost)| {
+                    metrics.lost(lost);
                     Status::data_loss(format!("{lost} decisions lost: this consumer reads too slowly; subscribe again"))
                 })
             })
-            .scan(false, |ended, event| {
+            .scan(false, move |ended, event| {
+                // Counted as long as the stream is open.
+                let _ = &subscriber;
                 let item = (!*ended).then(|| {
                     *ended = event.is_err();
                     event
@@ -93,7 +102,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_consumer_sees_what_is_decided_after_it_subscribed() {
-        let broadcast = Broadcast::new(8);
+        let broadcast = Broadcast::new(8, ReceiverMetrics::default());
         publish(&broadcast, 1);
         let events = broadcast.events();
         for sequence in 2..5 {
@@ -106,7 +115,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_consumer_that_lags_too_far_is_told_how_much_it_lost() {
-        let broadcast = Broadcast::new(8);
+        let broadcast = Broadcast::new(8, ReceiverMetrics::default());
         let mut events = std::pin::pin!(broadcast.events());
         for sequence in 0..11 {
             publish(&broadcast, sequence);

@@ -1,59 +1,101 @@
 //! The receiver: frames of channel symbols in, decisions and reports out.
 //!
-//! Each frame is checked against the codec that the receiver holds, decoded together with whatever else waits, and answered with
-//! exactly one report; a frame that is refused is answered with the error under its id, and its stream goes on.
+//! Each frame is checked against the codec that it names, decoded together with whatever else waits, and answered with exactly one report; a
+//! frame that is refused is answered with the error under its id, and its stream goes on. A frame that is sent again gets the report that it
+//! got before. A bundle whose files change is read again: what it was before is still held, so that transmitters can follow one by one.
 //!
-//! At the limits: when `Config::queue` frames wait for the decoder, or `Config::in_flight` frames of one stream are under way, the stream
-//! is not read, which holds its sender back. A message above 4 MiB ends its stream with `OUT_OF_RANGE` after the reports of what came
+//! At the limits: when `Config::queue` frames are under way, or `Config::in_flight` frames of one stream, streams
+//! are not read, which holds their senders back. A message above 4 MiB ends its stream with `OUT_OF_RANGE` after the reports of what came
 //! before. A consumer of `Decisions.Subscribe` that lags by more than `Config::decision_lag` decisions loses the oldest and is told so with
 //! `DATA_LOSS`. A shutdown ends the reading of streams; what was read is answered.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod check;
+mod codecs;
 mod config;
 mod decisions;
 #[doc(hidden)]
 pub mod fuzzing;
 mod link;
+mod metrics;
 mod model;
+mod recent;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use semlink_codec::DecoderHalf;
 use semlink_proto::v1::{decisions_server::DecisionsServer, link_server::LinkServer};
+use semlink_service::batch::Limits;
 use semlink_service::config::Problems;
+use semlink_service::metrics::{BatchMetrics, BundleMetrics};
+use semlink_service::reload::Directory;
 use semlink_service::{Error, Shell};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 pub use config::Config;
 
-use check::Checker;
+use codecs::{Codecs, Settings};
 use decisions::{Broadcast, DecisionsService};
-use link::LinkService;
-use model::{Model, Telling};
-use semlink_service::batch::Limits;
+use link::{Inner, LinkService};
+use metrics::ReceiverMetrics;
+use model::Telling;
+use recent::Recent;
 
 const NAME: &str = "semlink-receiver";
 
 /// Serves on `listener` until `shutdown` resolves, then answers what was accepted and returns.
 ///
-/// It serves, and its health says so, only after a real forward pass of the decoder.
+/// It serves, and its health says so, only after a real forward pass of every decoder.
 ///
 /// # Errors
 /// [`Error::Config`] for settings and bundles that cannot be served with, all of them at once; [`Error::Serve`] when the server fails.
 pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let half = prepare(&config)?;
-    let manifest = half.manifest();
-    tracing::info!(codec_id = manifest.codec_id, rates = ?manifest.rates(), classes = manifest.classes(), "codec loaded");
+    // Before they are read, so that no change is missed.
+    let directories: Vec<Directory> = config.bundles.iter().map(Directory::watch).collect();
+    let mut problems = Problems::new();
+    let halves = prepare(&config, &mut problems);
+    let shell = Shell::build(NAME, &config.service, &listener, &mut problems);
+    let (halves, shell) = problems.finish(halves.zip(shell))?;
+    for manifest in halves.iter().map(DecoderHalf::manifest) {
+        tracing::info!(codec_id = manifest.codec_id, rates = ?manifest.rates(), classes = manifest.classes(), "codec loaded");
+    }
 
-    let shell = Shell::new(NAME);
-    let checker = Checker::new(manifest.codec_id.clone(), manifest.rates().to_vec(), config.estimator);
-    let batches = Limits { queue: config.queue, batch: config.max_batch };
-    let telling = Telling { top: config.top, min_confidence: config.min_confidence };
-    let model = Model::spawn(half, telling, batches)
-        .map_err(|error| Error::Serve { service: NAME, message: format!("no thread for the decoder: {error}") })?;
-    let events = Broadcast::new(config.decision_lag);
-    let decisions = DecisionsService::new(events.clone(), shell.drain());
-    let link = LinkService::new(checker, model, events, config.in_flight, shell.drain());
+    let metrics = ReceiverMetrics::default();
+    let (batch_metrics, bundle_metrics) = (BatchMetrics::default(), BundleMetrics::default());
+    metrics.register(&shell.metrics());
+    batch_metrics.register(&shell.metrics(), "decoder");
+    bundle_metrics.register(&shell.metrics());
+    let settings = Settings {
+        estimator: config.estimator,
+        telling: Telling { top: config.top, min_confidence: config.min_confidence },
+        batches: Limits {
+            queue: config.queue,
+            batch: config.max_batch,
+            latency: Duration::from_millis(config.batch_latency_ms),
+        },
+        batch_metrics,
+        keep: config.keep_codecs,
+    };
+    let codecs = Codecs::new(halves, settings, metrics.clone(), bundle_metrics);
+    let codecs = Arc::new(codecs.map_err(|message| Error::Serve { service: NAME, message })?);
+    for (bundle, directory) in directories.into_iter().enumerate() {
+        tokio::spawn(Arc::clone(&codecs).follow(bundle, directory, shell.drain()));
+    }
+    let decisions = Broadcast::new(config.decision_lag, metrics.clone());
+    let link = LinkService::new(Inner {
+        codecs,
+        recent: Recent::new(config.remember),
+        decisions: decisions.clone(),
+        door: Arc::new(Semaphore::new(config.queue)),
+        in_flight: config.in_flight,
+        metrics,
+        traces: shell.traces(),
+        drain: shell.drain(),
+    });
+    let decisions = DecisionsService::new(decisions, shell.drain());
     shell
         .add_service(LinkServer::new(link))
         .add_service(DecisionsServer::new(decisions))
@@ -61,14 +103,13 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
         .await
 }
 
-/// A decoder that has passed a real forward pass.
-fn prepare(config: &Config) -> Result<DecoderHalf, Error> {
-    let mut problems = Problems::new();
-    config.check(&mut problems);
-    let bundle = format!("--bundle {}", config.bundle.display());
-    let half = problems.check(&bundle, DecoderHalf::open(&config.bundle)).and_then(|half| {
-        problems.check(&bundle, model::probe(&half).map_err(|status| status.message().to_owned()))?;
-        Some(half)
-    });
-    problems.finish(half)
+/// The decoders of all bundles, each of which has passed a real forward pass; notes every problem.
+fn prepare(config: &Config, problems: &mut Problems) -> Option<Vec<DecoderHalf>> {
+    config.check(problems);
+    let open = |bundle: &std::path::PathBuf| (format!("--bundle {}", bundle.display()), codecs::open(bundle));
+    let halves: Vec<_> = config.bundles.iter().map(open).collect();
+    // All of them are checked before the first that is none ends it.
+    let checked: Vec<Option<DecoderHalf>> =
+        halves.into_iter().map(|(flag, half)| problems.check(&flag, half)).collect();
+    checked.into_iter().collect()
 }

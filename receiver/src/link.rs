@@ -1,78 +1,122 @@
 //! The `Link` service: frames in, reports out.
 
-use std::future;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
-use futures::stream::{self, BoxStream};
+use futures::stream::BoxStream;
+use semlink_channel::iq;
 use semlink_codec::Csi;
 use semlink_proto::v1::{self, link_server::Link};
-use semlink_service::{Drain, wire};
+use semlink_service::batch::Done;
+use semlink_service::traces::Traces;
+use semlink_service::{Drain, pipeline, wire};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{check::Checker, decisions::Broadcast, model::Model};
+use crate::codecs::Codecs;
+use crate::decisions::Broadcast;
+use crate::metrics::ReceiverMetrics;
+use crate::recent::Recent;
+
+/// A frame without a deadline is given up after this.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// Answers each frame with exactly one report.
 #[derive(Debug, Clone)]
 pub(crate) struct LinkService(Arc<Inner>);
 
+/// What the service works with.
 #[derive(Debug)]
-struct Inner {
-    checker: Checker,
-    model: Model,
-    decisions: Broadcast,
+pub(crate) struct Inner {
+    pub(crate) codecs: Arc<Codecs>,
+    pub(crate) recent: Recent,
+    pub(crate) decisions: Broadcast,
+    /// One permit for each frame that may be under way, whatever its stream.
+    pub(crate) door: Arc<Semaphore>,
     /// Frames of one stream that may be under way.
-    in_flight: usize,
-    drain: Drain,
+    pub(crate) in_flight: usize,
+    pub(crate) metrics: ReceiverMetrics,
+    pub(crate) traces: Traces,
+    pub(crate) drain: Drain,
 }
 
 impl LinkService {
-    pub(crate) fn new(
-        checker: Checker,
-        model: Model,
-        decisions: Broadcast,
-        in_flight: usize,
-        drain: Drain,
-    ) -> LinkService {
-        LinkService(Arc::new(Inner { checker, model, decisions, in_flight, drain }))
+    pub(crate) fn new(inner: Inner) -> LinkService {
+        LinkService(Arc::new(inner))
     }
 }
 
 impl Inner {
     /// The report of one frame; a failure is a report too, under the frame's id.
     async fn answer(&self, frame: v1::Frame) -> v1::FrameReport {
+        let mut span = self.traces.follow("decode", &frame.traceparent);
         let id = frame.id;
-        self.decode(frame).await.unwrap_or_else(|status| v1::FrameReport {
-            id,
-            error: Some(wire::error(&status)),
-            ..Default::default()
-        })
+        let left =
+            if frame.time_left_us == 0 { LONGEST } else { Duration::from_micros(frame.time_left_us).min(LONGEST) };
+        let decided = self.recent.report(&frame, || self.decode(&frame));
+        let reported = match tokio::time::timeout_at(Instant::now() + left, decided).await {
+            Ok(reported) => reported,
+            Err(_) => Err(Status::deadline_exceeded("the receiver had no time left for this frame")),
+        };
+        match reported {
+            Ok((report, repeated)) => {
+                if repeated {
+                    self.metrics.repeated();
+                } else {
+                    self.metrics.reported(&report);
+                }
+                span.set("semlink.repeated", repeated);
+                span.set("semlink.uses", i64::from(report.uses));
+                report
+            }
+            Err(status) => {
+                span.fail(&status);
+                let report = v1::FrameReport { id, error: Some(wire::error(&status)), ..Default::default() };
+                self.metrics.reported(&report);
+                report
+            }
+        }
     }
 
-    async fn decode(&self, frame: v1::Frame) -> Result<v1::FrameReport, Status> {
-        let received = self.checker.check(&frame)?;
+    async fn decode(&self, frame: &v1::Frame) -> Result<v1::FrameReport, Status> {
+        let codec = self.codecs.get(&frame.codec_id)?;
+        let received = codec.checker.check(frame)?;
         let uses = received.symbols.len();
         let (kind, snr_db) = match &received.csi {
             Csi::Perfect(state) => (wire::kind(state.kind), Some(state.snr_db())),
             Csi::Estimated(estimate) => (v1::ChannelKind::Unspecified, Some(estimate.snr_db())),
             Csi::None => (v1::ChannelKind::Unspecified, None),
         };
-        let decoded = self.model.decode(received).await?;
+        let Done { output, waited } = codec.model.decode(received).await?;
         let report = v1::FrameReport {
             id: frame.id,
-            decision: Some(decoded.decision),
+            decision: Some(output.decision),
             error: None,
             // The checker bounds both by the message size.
             uses: uses as u32,
-            pilots: (frame.pilots.len() / semlink_channel::iq::SYMBOL_BYTES) as u32,
+            pilots: (frame.pilots.len() / iq::SYMBOL_BYTES) as u32,
             snr_db_estimated: snr_db,
             kind: kind.into(),
-            decode_us: decoded.decode_us,
+            decode_us: output.decode_us,
             truth: frame.truth,
-            ..Default::default()
+            channel_us: 0,
+            queue_us: waited.as_micros() as u64,
         };
-        self.decisions.publish(&frame, &report);
+        if !frame.trial {
+            self.decisions.publish(frame, &report);
+        }
         Ok(report)
+    }
+
+    /// Waits until the frame may come in; meanwhile its stream is not read.
+    async fn enter(
+        self: Arc<Self>,
+        frame: Result<v1::Frame, Status>,
+    ) -> Result<(v1::Frame, Option<OwnedSemaphorePermit>), Status> {
+        // It is never closed.
+        Ok((frame?, Arc::clone(&self.door).acquire_owned().await.ok()))
     }
 }
 
@@ -82,23 +126,20 @@ impl Link for LinkService {
 
     async fn transmit(&self, request: Request<Streaming<v1::Frame>>) -> Result<Response<Self::TransmitStream>, Status> {
         let inner = Arc::clone(&self.0);
-        // Set when the stream breaks: told last, after the reports of all frames that came before.
-        let broken = Arc::new(OnceLock::new());
-        let frames = request.into_inner().scan((), {
-            let broken = Arc::clone(&broken);
-            move |(), frame| future::ready(frame.map_err(|status| broken.set(status)).ok())
-        });
+        let frames = {
+            let inner = Arc::clone(&inner);
+            request.into_inner().then(move |frame| Arc::clone(&inner).enter(frame))
+        };
+        // A drain ends the reading; what was read is still answered.
         let (drained, in_flight) = (inner.drain.started(), inner.in_flight);
-        let reports = frames
-            // A drain ends the reading; what was read is still answered.
-            .take_until(drained)
-            .map(move |frame| {
-                let inner = Arc::clone(&inner);
-                async move { Ok(inner.answer(frame).await) }
-            })
-            .buffer_unordered(in_flight);
-        let end =
-            stream::once(async move { broken.get().cloned() }).filter_map(|status| future::ready(status.map(Err)));
-        Ok(Response::new(reports.chain(end).boxed()))
+        let reports = pipeline::answer(frames, drained, in_flight, move |(frame, permit)| {
+            let inner = Arc::clone(&inner);
+            async move {
+                let report = inner.answer(frame).await;
+                drop(permit);
+                report
+            }
+        });
+        Ok(Response::new(reports))
     }
 }

@@ -7,7 +7,8 @@ use semlink_codec::{Csi, Decision, DecoderHalf, Received};
 use semlink_proto::v1;
 use tonic::Status;
 
-use semlink_service::batch::{Batcher, Limits};
+use semlink_service::batch::{Batcher, Done, Limits};
+use semlink_service::metrics::BatchMetrics;
 
 /// The way to the decoder.
 #[derive(Debug)]
@@ -35,17 +36,23 @@ impl Model {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn spawn(half: DecoderHalf, telling: Telling, limits: Limits) -> io::Result<Model> {
+    pub(crate) fn spawn(
+        half: DecoderHalf,
+        telling: Telling,
+        limits: Limits,
+        metrics: BatchMetrics,
+    ) -> io::Result<Model> {
         let work = move |frames: Vec<Received>| decode(&half, telling, &frames);
-        Batcher::spawn("decoder", limits, work).map(Model)
+        Batcher::spawn("decoder", limits, metrics, work).map(Model)
     }
 
     /// The decision of one frame.
     ///
     /// # Errors
     /// `INTERNAL` when the decoder cannot decide on it.
-    pub(crate) async fn decode(&self, frame: Received) -> Result<Decoded, Status> {
-        self.0.submit(frame).await.map_err(|lost| Status::internal(lost.to_string()))?
+    pub(crate) async fn decode(&self, frame: Received) -> Result<Done<Decoded>, Status> {
+        let Done { output, waited } = self.0.submit(frame).await.map_err(|lost| Status::internal(lost.to_string()))?;
+        Ok(Done { output: output?, waited })
     }
 }
 

@@ -45,7 +45,7 @@ async fn health_and_reflection_answer() {
 #[tokio::test]
 async fn the_encoders_half_is_not_needed() {
     let receiver = Receiver::start_with(2, |config| {
-        fs::remove_file(config.bundle.join("encoder.safetensors")).expect("the encoder's half");
+        fs::remove_file(config.bundles[0].join("encoder.safetensors")).expect("the encoder's half");
     })
     .await;
     receiver.channel().await;

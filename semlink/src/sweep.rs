@@ -133,8 +133,14 @@ impl Peers {
             Rate::Auto => (None, true),
             Rate::Fixed(uses) => (Some(u32::try_from(uses.get())?), false),
         };
-        let request =
-            |id: u64, image: &Labelled| ClassifyRequest { id, image: image.file.clone(), stream: number, uses, auto };
+        let request = |id: u64, image: &Labelled| ClassifyRequest {
+            id,
+            image: image.file.clone(),
+            stream: number,
+            uses,
+            auto,
+            ..Default::default()
+        };
         // Images ahead, not counted: their reports tell the transmitter what the channel is now, before the first image that counts.
         let ahead = if rate == Rate::Auto { SETTLING } else { 1 };
         for (id, image) in (AHEAD..).zip(images.iter().cycle().take(ahead)) {

@@ -1,19 +1,29 @@
 //! The `Transmitter` service: images in, decisions out.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream::{self, BoxStream};
+use futures::stream::BoxStream;
 use semlink_proto::v1::{self, transmitter_server::Transmitter};
-use semlink_service::{Drain, peer::LinkClient, wire};
-use tokio::sync::{AcquireError, Semaphore, TryAcquireError};
-use tonic::{Request, Response, Status, Streaming};
+use semlink_service::batch::Done;
+use semlink_service::peer::{LinkClient, Reported};
+use semlink_service::traces::{self, Span, Traces};
+use semlink_service::{Drain, deadline, pipeline, retry, wire};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::control::{self, Control};
-use crate::model::{Encoded, Image, Model};
-use crate::rate::Rate;
+use crate::codec::{Codec, Codecs};
+use crate::control;
+use crate::metrics::TransmitterMetrics;
+use crate::model::{Encoded, Image};
+use crate::rate::{Rate, RateTable};
+
+/// When a call that found the door closed may try again: about the time in which a full house is answered.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// Answers each image with exactly one decision or error.
 #[derive(Debug, Clone)]
@@ -22,17 +32,31 @@ pub(crate) struct TransmitterService(Arc<Inner>);
 /// What the service works with.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) codec_id: String,
-    pub(crate) model: Model,
+    pub(crate) codecs: Arc<Codecs>,
     pub(crate) link: LinkClient,
-    pub(crate) control: Arc<Control>,
     /// What precedes each payload, cf32_le.
     pub(crate) pilots: Bytes,
+    /// Names this process in its frames.
+    pub(crate) origin: u64,
+    /// Of the last frame.
+    pub(crate) number: AtomicU64,
     /// One permit for each image that may be under way, wherever it is.
-    pub(crate) door: Semaphore,
+    pub(crate) door: Arc<Semaphore>,
     /// Images of one stream that may be under way.
     pub(crate) in_flight: usize,
+    /// The longest that an image may take.
+    pub(crate) patience: Duration,
+    pub(crate) metrics: TransmitterMetrics,
+    pub(crate) traces: Traces,
     pub(crate) drain: Drain,
+}
+
+/// An image on its way through.
+#[derive(Clone, Copy)]
+struct Passage<'a> {
+    arrived: Instant,
+    deadline: Instant,
+    span: &'a Span,
 }
 
 impl TransmitterService {
@@ -43,35 +67,91 @@ impl TransmitterService {
 
 impl Inner {
     /// The answer to one image of a stream; a failure is an answer too, under the image's id.
-    async fn answer(&self, request: v1::ClassifyRequest) -> v1::ClassifyResponse {
+    async fn answer(
+        &self,
+        request: v1::ClassifyRequest,
+        arrived: Instant,
+        parent: Option<&str>,
+    ) -> v1::ClassifyResponse {
         let id = request.id;
-        let classified = async {
-            let _permit = self.door.acquire().await.map_err(|AcquireError { .. }| closed())?;
-            self.classify(request).await
-        };
-        classified.await.unwrap_or_else(|status| v1::ClassifyResponse {
+        let deadline = deadline::first(self.patience, [wanted(&request)]);
+        self.classify(request, arrived, deadline, parent).await.unwrap_or_else(|status| v1::ClassifyResponse {
             id,
             error: Some(wire::error(&status)),
             ..Default::default()
         })
     }
 
-    async fn classify(&self, request: v1::ClassifyRequest) -> Result<v1::ClassifyResponse, Status> {
-        let v1::ClassifyRequest { id, image, stream, uses, auto } = request;
-        let rate = self.rate(uses, auto)?;
-        let encoded = self.model.encode(Image { file: image, rate }).await?;
+    /// The answer to one image, counted and traced.
+    async fn classify(
+        &self,
+        request: v1::ClassifyRequest,
+        arrived: Instant,
+        deadline: Instant,
+        parent: Option<&str>,
+    ) -> Result<v1::ClassifyResponse, Status> {
+        let mut span = self.traces.start("classify", parent);
+        let label = request.label;
+        let _under_way = self.metrics.enter(request.image.len());
+        let passage = Passage { arrived, deadline, span: &span };
+        let answer = self.with_a_codec(&request, passage).await;
+        if let Err(status) = &answer {
+            span.fail(status);
+        }
+        self.metrics.answered(&answer, label, arrived.elapsed());
+        answer
+    }
+
+    /// With the present codec or, where the receiver does not hold it, with the one before it.
+    async fn with_a_codec(
+        &self,
+        request: &v1::ClassifyRequest,
+        passage: Passage<'_>,
+    ) -> Result<v1::ClassifyResponse, Status> {
+        let codec = self.codecs.present();
+        match self.through(&codec, request, passage).await {
+            Err(status) if status.code() == Code::FailedPrecondition => match self.codecs.instead_of(&codec) {
+                Some(other) => self.through(&other, request, passage).await,
+                None => Err(status),
+            },
+            answer => answer,
+        }
+    }
+
+    async fn through(
+        &self,
+        codec: &Codec,
+        request: &v1::ClassifyRequest,
+        Passage { arrived, deadline, span }: Passage<'_>,
+    ) -> Result<v1::ClassifyResponse, Status> {
+        let rate = rate(codec.control.table(), request.uses, request.auto)?;
+        let image = Image { file: request.image.clone(), rate };
+        let before = arrived.elapsed();
+        // Given up, it is not encoded.
+        let encoded = timeout_at(deadline, codec.model.encode(image)).await;
+        let late = |_| Status::deadline_exceeded("the image was not encoded in time");
+        let Done { output: encoded, waited } = encoded.map_err(late)??;
+        let queue = before + waited;
+        let began = arrived + queue;
+        span.phase("queue", arrived.into_std(), queue);
+        span.phase("encode", began.into_std(), began.elapsed());
+        let link = span.call("link");
         let frame = v1::Frame {
-            codec_id: self.codec_id.clone(),
+            codec_id: codec.id.clone(),
             symbols: encoded.symbols.clone(),
             pilots: self.pilots.clone(),
-            stream,
-            sequence: id,
+            stream: request.stream,
+            sequence: request.id,
+            origin: self.origin,
+            number: self.number.fetch_add(1, Ordering::Relaxed) + 1,
+            traceparent: link.traceparent().unwrap_or_default(),
             ..Default::default()
         };
         let sent = Instant::now();
-        let report = self.link.transmit(frame).await?;
-        let link_us = sent.elapsed().as_micros() as u64;
-        self.learn(&report);
+        let Reported { report, sends } = self.link.transmit(frame, deadline).await?;
+        let link_us = micros(sent.elapsed());
+        drop(link);
+        learn(&codec.control, &report);
         if let Some(error) = report.error {
             return Err(wire::status(error));
         }
@@ -79,46 +159,71 @@ impl Inner {
             report.decision.ok_or_else(|| Status::internal("next hop: a report with neither decision nor error"))?;
         let total = encoded.uses.get() as u64 + u64::from(report.pilots);
         let Encoded { uses, captured, prepare_us, encode_us, .. } = encoded;
+        let timings = v1::Timings {
+            prepare_us,
+            encode_us,
+            link_us,
+            decode_us: report.decode_us,
+            queue_us: micros(queue),
+            channel_us: report.channel_us,
+            decode_queue_us: report.queue_us,
+            sends,
+        };
         let link = v1::LinkInfo {
             // At most 65536.
             uses: uses.get() as u32,
             pilots: report.pilots,
             snr_db_estimated: report.snr_db_estimated,
             bandwidth_ratio: (total as f64 / captured as f64) as f32,
-            side_information_bits: self.control.table().side_information_bits(),
-            timings: Some(v1::Timings { prepare_us, encode_us, link_us, decode_us: report.decode_us, ..Default::default() }),
+            side_information_bits: codec.control.table().side_information_bits(),
+            timings: Some(timings),
             profile_version: report.truth.map(|truth| truth.profile_version),
         };
-        Ok(v1::ClassifyResponse { id, decision: Some(decision), link: Some(link), error: None })
+        Ok(v1::ClassifyResponse { id: request.id, decision: Some(decision), link: Some(link), error: None })
     }
 
-    /// The rate that a client asked for, if it did.
-    fn rate(&self, uses: Option<u32>, auto: bool) -> Result<Option<Rate>, Status> {
-        let rates = self.control.table();
-        match (uses, auto) {
-            (None, false) => Ok(None),
-            (None, true) => Ok(Some(Rate::Auto)),
-            (Some(k), true) => {
-                Err(Status::invalid_argument(format!("uses is {k} and auto is set, expected one of them")))
-            }
-            (Some(k), false) => match rates.get(k as usize) {
-                Some(uses) => Ok(Some(Rate::Fixed(uses))),
-                None => Err(Status::invalid_argument(format!("uses is {k}, this codec has {}", rates.listed()))),
-            },
-        }
-    }
-
-    /// Remembers what a report says about the channel.
-    fn learn(&self, report: &v1::FrameReport) {
-        if let Some(snr_db) = report.snr_db_estimated {
-            let kind = wire::try_kind(report.kind).ok();
-            self.control.report(Instant::now(), control::condition(snr_db, kind));
-        }
+    /// Waits until an image may come in; meanwhile its stream is not read.
+    async fn enter(
+        self: Arc<Self>,
+        request: Result<v1::ClassifyRequest, Status>,
+    ) -> Result<(v1::ClassifyRequest, Instant, Option<OwnedSemaphorePermit>), Status> {
+        let request = request?;
+        let arrived = Instant::now();
+        // It is never closed.
+        Ok((request, arrived, Arc::clone(&self.door).acquire_owned().await.ok()))
     }
 }
 
-fn closed() -> Status {
-    Status::unavailable("the transmitter is shutting down")
+/// The rate that a client asked for, if it did.
+#[allow(clippy::result_large_err, reason = "Status is the currency of gRPC services")]
+fn rate(rates: &RateTable, uses: Option<u32>, auto: bool) -> Result<Option<Rate>, Status> {
+    match (uses, auto) {
+        (None, false) => Ok(None),
+        (None, true) => Ok(Some(Rate::Auto)),
+        (Some(k), true) => Err(Status::invalid_argument(format!("uses is {k} and auto is set, expected one of them"))),
+        (Some(k), false) => match rates.get(k as usize) {
+            Some(uses) => Ok(Some(Rate::Fixed(uses))),
+            None => Err(Status::invalid_argument(format!("uses is {k}, this codec has {}", rates.listed()))),
+        },
+    }
+}
+
+/// Remembers what a report says about the channel.
+fn learn(control: &control::Control, report: &v1::FrameReport) {
+    if let Some(snr_db) = report.snr_db_estimated {
+        let kind = wire::try_kind(report.kind).ok();
+        control.report(std::time::Instant::now(), control::condition(snr_db, kind));
+    }
+}
+
+/// The time that a request gives for its answer, if it says so.
+fn wanted(request: &v1::ClassifyRequest) -> Option<Duration> {
+    (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms.into()))
+}
+
+fn micros(time: Duration) -> u64 {
+    // Half a million years fit.
+    time.as_micros() as u64
 }
 
 #[tonic::async_trait]
@@ -126,11 +231,20 @@ impl Transmitter for TransmitterService {
     type ClassifyStreamStream = BoxStream<'static, Result<v1::ClassifyResponse, Status>>;
 
     async fn classify(&self, request: Request<v1::ClassifyRequest>) -> Result<Response<v1::ClassifyResponse>, Status> {
-        let _permit = self.0.door.try_acquire().map_err(|error| match error {
-            TryAcquireError::NoPermits => Status::resource_exhausted("too many images are under way; try again later"),
-            TryAcquireError::Closed => closed(),
+        let arrived = Instant::now();
+        let inner = &self.0;
+        let _permit = inner.door.try_acquire().map_err(|error| {
+            inner.metrics.refused();
+            match error {
+                TryAcquireError::NoPermits => retry::exhausted("too many images are under way", RETRY),
+                TryAcquireError::Closed => Status::unavailable("the transmitter is shutting down"),
+            }
         })?;
-        self.0.classify(request.into_inner()).await.map(Response::new)
+        let timeout = deadline::of_call(request.metadata());
+        let parent = traces::parent(request.metadata()).map(str::to_owned);
+        let request = request.into_inner();
+        let deadline = deadline::first(inner.patience, [timeout, wanted(&request)]);
+        inner.classify(request, arrived, deadline, parent.as_deref()).await.map(Response::new)
     }
 
     async fn classify_stream(
@@ -138,22 +252,21 @@ impl Transmitter for TransmitterService {
         request: Request<Streaming<v1::ClassifyRequest>>,
     ) -> Result<Response<Self::ClassifyStreamStream>, Status> {
         let inner = Arc::clone(&self.0);
-        let in_flight = inner.in_flight;
-        // Set when the stream breaks: told last, after the answers to all that came before.
-        let broken = Arc::new(OnceLock::new());
-        let requests = request.into_inner().scan((), {
-            let broken = Arc::clone(&broken);
-            move |(), request| std::future::ready(request.map_err(|status| broken.set(status)).ok())
-        });
+        let parent: Option<Arc<str>> = traces::parent(request.metadata()).map(Arc::from);
+        let images = {
+            let inner = Arc::clone(&inner);
+            request.into_inner().then(move |image| Arc::clone(&inner).enter(image))
+        };
         // A drain ends the reading; what was read is still answered.
-        let answers = requests
-            .take_until(inner.drain.started())
-            .map(move |request| {
-                let inner = Arc::clone(&inner);
-                async move { Ok(inner.answer(request).await) }
-            })
-            .buffer_unordered(in_flight);
-        let end = stream::once(async move { broken.get().cloned() }).filter_map(|status| async { status.map(Err) });
-        Ok(Response::new(answers.chain(end).boxed()))
+        let (drained, in_flight) = (inner.drain.started(), inner.in_flight);
+        let answers = pipeline::answer(images, drained, in_flight, move |(image, arrived, permit)| {
+            let (inner, parent) = (Arc::clone(&inner), parent.clone());
+            async move {
+                let answer = inner.answer(image, arrived, parent.as_deref()).await;
+                drop(permit);
+                answer
+            }
+        });
+        Ok(Response::new(answers))
     }
 }

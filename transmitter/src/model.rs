@@ -13,7 +13,8 @@ use tonic::Status;
 
 use crate::control::{Choice, Control};
 use crate::rate::Rate;
-use semlink_service::batch::{Batcher, Limits, Lost};
+use semlink_service::batch::{Batcher, Done, Limits, Lost};
+use semlink_service::metrics::BatchMetrics;
 
 /// The way to the encoder.
 #[derive(Debug)]
@@ -62,17 +63,18 @@ impl Model {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn spawn(encoder: Encoder, limits: Limits) -> io::Result<Model> {
+    pub(crate) fn spawn(encoder: Encoder, limits: Limits, metrics: BatchMetrics) -> io::Result<Model> {
         let work = move |images: Vec<Image>| encoder.encode(images);
-        Batcher::spawn("encoder", limits, work).map(Model)
+        Batcher::spawn("encoder", limits, metrics, work).map(Model)
     }
 
     /// The frame of one image; waits while the queue is full.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` for bytes that are no image within the limits, `INTERNAL` when the encoder fails.
-    pub(crate) async fn encode(&self, image: Image) -> Result<Encoded, Status> {
-        self.0.submit(image).await.map_err(|Lost| failed())?
+    pub(crate) async fn encode(&self, image: Image) -> Result<Done<Encoded>, Status> {
+        let Done { output, waited } = self.0.submit(image).await.map_err(|Lost| failed())?;
+        Ok(Done { output: output?, waited })
     }
 }
 
@@ -94,15 +96,15 @@ impl Encoder {
             .collect()
     }
 
-    /// A real forward pass with an input of zeros: what readiness means.
+    /// A real forward pass with an input of zeros: what readiness means. Its frame is good for a trial of the link.
     ///
     /// # Errors
     /// What the encoder says.
-    pub(crate) fn probe(&self) -> Result<(), Status> {
+    pub(crate) fn probe(&self) -> Result<Encoded, Status> {
         let spec = &self.half.manifest().input;
         let input = Input { pixels: vec![0.0; spec.len()], captured: spec.len() as u64 };
         let frames = self.forward(vec![Prepared { input, rate: None, us: 0 }]);
-        frames.into_iter().next().unwrap_or_else(|| Err(Status::internal("encoder: no frame"))).map(drop)
+        frames.into_iter().next().unwrap_or_else(|| Err(Status::internal("encoder: no frame")))
     }
 
     fn prepare(&self, image: &Image) -> Result<Prepared, Status> {

@@ -24,13 +24,14 @@ async fn without_a_next_hop_each_request_fails_and_works_again_once_it_is_back()
     let address = listener.local_addr().expect("an address");
     drop(listener);
     let transmitter = transmitter(config(format!("http://{address}"), dir.path())).await;
+    let hasty = |id| ClassifyRequest { timeout_ms: 200, ..request(id) };
     let mut client = client(&transmitter).await;
     let named = address.to_string();
 
     for round in 0..2 {
-        let status = client.classify(request(1)).await.expect_err("nobody listens");
+        let status = client.classify(hasty(1)).await.expect_err("nobody listens");
         assert_refused(&status, Code::Unavailable, &[&named]);
-        for answer in classify_all(&mut client, (0..5).map(request)).await {
+        for answer in classify_all(&mut client, (0..5).map(hasty)).await {
             let Error { code, message } = answer.error.expect("nobody listens");
             assert_eq!(Code::from_i32(code), Code::Unavailable);
             assert!(message.contains(&named), "{message}");

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use semlink_channel::{ChannelKind, ChannelUses, Complex32, SnrDb, power};
-use semlink_nn::Mode;
+use semlink_nn::{Mode, ops, runtime};
 
 use crate::bundle::{MANIFEST_FILE, build_half, parse_manifest, read_half, read_manifest};
 use crate::{BundleError, Condition, EncoderNetwork, Error, Half, ImageError, ImageLimits, Input, Manifest, Result};
@@ -26,6 +27,11 @@ pub struct EncoderState {
     /// Symbols of the frame; one of [`Manifest::rates`].
     pub uses: ChannelUses,
 }
+
+/// Images that one thread encodes at a time: as many as lie side by side in [`ops::images_last`], and few enough to stay in its cache.
+const GROUP: usize = 16;
+/// Images from which a group is worth filling up with empty ones.
+const SIDE_BY_SIDE_FROM: usize = 10;
 
 impl EncoderHalf {
     /// Loads the encoder of the bundle in `dir`, from `bundle.json` and `encoder.safetensors` alone.
@@ -81,20 +87,26 @@ impl EncoderHalf {
         if inputs.is_empty() {
             return Ok(Vec::new());
         }
-        let mut pixels = Vec::with_capacity(inputs.len() * input.len());
-        for one in inputs {
-            if one.pixels.len() != input.len() {
-                return Err(Error::Size {
-                    what: "pixel values of an input",
-                    expected: input.len(),
-                    got: one.pixels.len(),
-                });
-            }
-            pixels.extend_from_slice(&one.pixels);
+        if let Some(one) = inputs.iter().find(|one| one.pixels.len() != input.len()) {
+            return Err(Error::Size { what: "pixel values of an input", expected: input.len(), got: one.pixels.len() });
         }
+        let group = |(inputs, states)| runtime::on_this_thread(|| self.encode_group(inputs, states));
+        if inputs.len() <= GROUP {
+            return group((inputs, states));
+        }
+        let groups = inputs.par_chunks(GROUP).zip(states.par_chunks(GROUP)).map(group);
+        Ok(groups.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// At most [`GROUP`] images, from beginning to end on one thread.
+    fn encode_group(&self, inputs: &[Input], states: &[EncoderState]) -> Result<Vec<Vec<Complex32>>> {
+        let Manifest { input, .. } = &self.manifest;
         let conditions = states.iter().map(|state| self.condition(state)).collect::<Result<Vec<_>>>()?;
+        let pixels: Vec<f32> = inputs.iter().flat_map(|one| one.pixels.iter().copied()).collect();
         let images = Tensor::from_vec(pixels, (inputs.len(), input.height, input.width, input.channels), &Device::Cpu)?;
-        let features = self.network.student.forward(&images, Mode::Eval)?;
+        let images = if inputs.len() < SIDE_BY_SIDE_FROM { images } else { ops::images_last(&images)? };
+        // A group that was filled up has more rows than images.
+        let features = self.network.student.forward(&images, Mode::Eval)?.narrow(0, 0, inputs.len())?;
         let frames: Vec<Vec<f32>> = self.network.cat.forward(&features, &conditions)?.to_vec2()?;
         let frame = |(reals, state): (Vec<f32>, &EncoderState)| {
             let symbols = reals.chunks_exact(2).take(state.uses.get());

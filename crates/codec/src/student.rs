@@ -67,7 +67,8 @@ impl StudentNet {
         })
     }
 
-    /// Images \[n, h, w, channels\], preprocessed, to feature vectors \[n, features\].
+    /// Images \[n, h, w, channels\], preprocessed, to feature vectors \[n, features\]. Built from frozen parameters it takes
+    /// [`images_last`](semlink_nn::ops::images_last()) as well, and gives a row for each of the sixteen of a group.
     ///
     /// # Errors
     /// Another number of channels, or images smaller than the strides need.

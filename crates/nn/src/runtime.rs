@@ -1,5 +1,6 @@
 //! Settings of the process: memory allocator and threads. Call [`init`] once, first thing in `main`.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use crate::{Error, Result};
@@ -46,6 +47,28 @@ fn calm_candle() {
 /// while the pool works, which saves a wake-up for each of them.
 pub fn on_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| f())
+}
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` with all operators on the calling thread. For serving, where each thread has images of its own: these stay in its cache, and no
+/// operator wakes another thread.
+pub fn on_this_thread<R>(f: impl FnOnce() -> R) -> R {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _before = Before(ALONE.replace(true));
+    f()
+}
+
+/// Whether operators may share their work with other threads, see [`on_this_thread`].
+pub fn shares_work() -> bool {
+    !ALONE.get()
 }
 
 /// CPUs that this process may keep busy: the scheduler's mask, or the container's quota (cgroup v2 or v1) if it is less.

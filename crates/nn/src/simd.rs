@@ -57,7 +57,7 @@ pub(crate) trait Kernel {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Level {
+pub(crate) enum Level {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -86,7 +86,8 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Out {
     at(level(), kernel)
 }
 
-fn at<K: Kernel>(level: Level, kernel: K) -> K::Out {
+/// Runs `kernel` with an instruction set that this CPU has.
+pub(crate) fn at<K: Kernel>(level: Level, kernel: K) -> K::Out {
     match level {
         // SAFETY: `level` has checked that the CPU supports the set.
         #[cfg(target_arch = "x86_64")]
@@ -97,6 +98,22 @@ fn at<K: Kernel>(level: Level, kernel: K) -> K::Out {
         // SAFETY: needs no instruction set.
         Level::Portable => unsafe { kernel.run::<Portable>() },
     }
+}
+
+/// Every level that this CPU has.
+#[cfg(test)]
+pub(crate) fn levels() -> Vec<Level> {
+    let mut levels = vec![Level::Portable];
+    #[cfg(target_arch = "x86_64")]
+    {
+        if level() == Level::Avx512 {
+            levels.push(Level::Avx512);
+        }
+        if level() != Level::Portable {
+            levels.push(Level::Avx2);
+        }
+    }
+    levels
 }
 
 /// Eight lanes in plain Rust.
@@ -302,16 +319,7 @@ mod tests {
 
     #[test]
     fn every_level_computes_the_same_and_respects_the_tail() {
-        let mut levels = vec![Level::Portable];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if level() == Level::Avx512 {
-                levels.push(Level::Avx512);
-            }
-            if level() != Level::Portable {
-                levels.push(Level::Avx2);
-            }
-        }
+        let levels = levels();
         for n in 0..70 {
             let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
             for level in &levels {

@@ -4,9 +4,12 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     thread,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot};
+
+use crate::metrics::BatchMetrics;
 
 /// Bounds of a [`Batcher`].
 #[derive(Debug, Clone, Copy)]
@@ -15,14 +18,18 @@ pub struct Limits {
     pub queue: usize,
     /// Jobs of one batch.
     pub batch: usize,
+    /// Time that a batch should take at most: as many jobs as that allows, going by the last batches, but at least one.
+    pub latency: Duration,
 }
 
 /// The way to the model's thread, which ends when the last clone is gone.
 ///
-/// Batches adapt to the load: an idle model takes a job alone and at once; what arrives meanwhile is the next batch.
+/// Batches adapt to the load: an idle model takes a job alone and at once; what arrives meanwhile is the next batch, up to what
+/// [`Limits::latency`] allows.
 #[derive(Debug)]
 pub struct Batcher<I, O> {
     jobs: mpsc::Sender<Job<I, O>>,
+    metrics: BatchMetrics,
 }
 
 /// The job was lost because the model panicked on it.
@@ -30,10 +37,42 @@ pub struct Batcher<I, O> {
 #[error("the model failed on this input; see the log")]
 pub struct Lost;
 
+/// What came of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done<O> {
+    /// The model's answer.
+    pub output: O,
+    /// From its submission to the start of its batch.
+    pub waited: Duration,
+}
+
 #[derive(Debug)]
 struct Job<I, O> {
     input: I,
-    reply: oneshot::Sender<O>,
+    submitted: Instant,
+    reply: oneshot::Sender<Done<O>>,
+}
+
+/// How many jobs the next batch may have.
+#[derive(Debug)]
+struct Size {
+    limits: Limits,
+    now: usize,
+}
+
+impl Size {
+    fn new(limits: Limits) -> Size {
+        // How long a job takes is not known yet.
+        Size { limits, now: 1 }
+    }
+
+    /// Learns from a batch. It grows at most twofold, as larger batches have not been seen.
+    fn learn(&mut self, jobs: usize, took: Duration) {
+        let each = took.as_secs_f64() / jobs.max(1) as f64;
+        let fitting = self.limits.latency.as_secs_f64() / each.max(1e-9);
+        // Whole jobs; the conversion saturates.
+        self.now = (fitting as usize).clamp(1, self.limits.batch.max(1)).min(self.now.max(jobs).saturating_mul(2));
+    }
 }
 
 impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
@@ -44,37 +83,60 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
     pub fn spawn(
         name: &str,
         limits: Limits,
+        metrics: BatchMetrics,
         mut work: impl FnMut(Vec<I>) -> Vec<O> + Send + 'static,
     ) -> io::Result<Batcher<I, O>> {
         let (jobs, mut queue) = mpsc::channel::<Job<I, O>>(limits.queue.max(1));
-        let batch = limits.batch.max(1);
+        let observed = metrics.clone();
         thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let mut waiting = Vec::with_capacity(batch);
-            while queue.blocking_recv_many(&mut waiting, batch) > 0 {
-                // Nobody waits any more for a cancelled call.
+            let mut size = Size::new(limits);
+            let mut waiting = Vec::new();
+            while queue.blocking_recv_many(&mut waiting, size.now) > 0 {
+                // Nobody waits any more for a call that was cancelled or is late.
+                let taken = waiting.len();
                 waiting.retain(|job| !job.reply.is_closed());
-                let (inputs, replies): (Vec<I>, Vec<_>) = waiting.drain(..).map(|job| (job.input, job.reply)).unzip();
-                if inputs.is_empty() {
+                observed.dropped.inc_by((taken - waiting.len()) as u64);
+                if waiting.is_empty() {
                     continue;
                 }
+                let start = Instant::now();
+                let mut inputs = Vec::with_capacity(waiting.len());
+                let mut replies = Vec::with_capacity(waiting.len());
+                for Job { input, submitted, reply } in waiting.drain(..) {
+                    inputs.push(input);
+                    replies.push((reply, start.saturating_duration_since(submitted)));
+                }
+                let jobs = inputs.len();
                 // A panic costs its batch (the replies are dropped), not the service; the hook has logged it.
-                let outputs = catch_unwind(AssertUnwindSafe(|| work(inputs))).unwrap_or_default();
-                for (reply, output) in replies.into_iter().zip(outputs) {
+                let outputs = catch_unwind(AssertUnwindSafe(|| work(inputs))).unwrap_or_else(|_| {
+                    observed.panics.inc();
+                    Vec::new()
+                });
+                let took = start.elapsed();
+                size.learn(jobs, took);
+                observed.size.observe(jobs as f64);
+                observed.seconds.observe(took.as_secs_f64());
+                if let Some((_, longest)) = replies.first() {
+                    observed.wait_seconds.observe(longest.as_secs_f64());
+                }
+                for ((reply, waited), output) in replies.into_iter().zip(outputs) {
                     // A failed send: the caller left meanwhile.
-                    let _ = reply.send(output);
+                    let _ = reply.send(Done { output, waited });
                 }
             }
         })?;
-        Ok(Batcher { jobs })
+        Ok(Batcher { jobs, metrics })
     }
 
-    /// Waits for room in the queue, then for the answer.
+    /// Waits for room in the queue, then for the answer. Given up, the job is not begun.
     ///
     /// # Errors
     /// [`Lost`] when the model panicked.
-    pub async fn submit(&self, input: I) -> Result<O, Lost> {
+    pub async fn submit(&self, input: I) -> Result<Done<O>, Lost> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job { input, reply }).await.map_err(|_| Lost)?;
+        let submitted = Instant::now();
+        self.jobs.send(Job { input, submitted, reply }).await.map_err(|_| Lost)?;
+        self.metrics.queue.set((self.jobs.max_capacity() - self.jobs.capacity()) as i64);
         answer.await.map_err(|_| Lost)
     }
 }
@@ -87,10 +149,12 @@ mod tests {
 
     use super::*;
 
+    const AMPLE: Duration = Duration::from_secs(3600);
+
     /// A batcher that waits for a token before each batch and answers with (input, size of its batch).
     fn gated(limits: Limits) -> (Batcher<u32, (u32, usize)>, blocking::Sender<()>) {
         let (gate, token) = blocking::channel();
-        let batcher = Batcher::spawn("test-model", limits, move |inputs: Vec<u32>| {
+        let batcher = Batcher::spawn("test-model", limits, BatchMetrics::default(), move |inputs: Vec<u32>| {
             token.recv().expect("the test opens the gate");
             let size = inputs.len();
             inputs.into_iter().map(|input| (input, size)).collect()
@@ -101,37 +165,81 @@ mod tests {
 
     #[tokio::test]
     async fn what_queues_meanwhile_is_the_next_batch_up_to_the_limit() {
-        let (batcher, gate) = gated(Limits { queue: 100, batch: 8 });
+        let (batcher, gate) = gated(Limits { queue: 100, batch: 8, latency: AMPLE });
         let mut answers = join_all((0..20).map(|i| batcher.submit(i)));
         // The model holds its first batch at the closed gate, all other jobs are queued.
         assert!(futures::poll!(&mut answers).is_pending());
         for _ in 0..20 {
             gate.send(()).expect("an open gate");
         }
-        let answers: Vec<(u32, usize)> = answers.await.into_iter().map(|answer| answer.expect("an answer")).collect();
+        let answers: Vec<(u32, usize)> =
+            answers.await.into_iter().map(|answer| answer.expect("an answer").output).collect();
         let inputs: Vec<u32> = answers.iter().map(|(input, _)| *input).collect();
         assert_eq!(inputs, (0..20).collect::<Vec<u32>>());
-        let first = answers[0].1;
-        let expected = (0..20).map(|i| if i < first { first } else { (20 - first - (i - first) / 8 * 8).min(8) });
+        // It begins with one, then at most doubles, up to the limit.
+        let expected = [1, 2, 2, 4, 4, 4, 4].into_iter().chain([8; 8]).chain([5; 5]);
         let sizes: Vec<usize> = answers.iter().map(|(_, size)| *size).collect();
         assert_eq!(sizes, expected.collect::<Vec<usize>>());
     }
 
     #[tokio::test]
     async fn a_lone_job_does_not_wait_for_company() {
-        let (batcher, gate) = gated(Limits { queue: 4, batch: 64 });
+        let (batcher, gate) = gated(Limits { queue: 4, batch: 64, latency: AMPLE });
         gate.send(()).expect("an open gate");
-        assert_eq!(batcher.submit(7).await, Ok((7, 1)));
+        assert_eq!(batcher.submit(7).await.map(|done| done.output), Ok((7, 1)));
     }
 
     #[tokio::test]
     async fn a_panic_costs_its_batch_only() {
-        let batcher = Batcher::spawn("test-model", Limits { queue: 4, batch: 1 }, |inputs: Vec<u32>| {
-            assert_ne!(inputs, [13], "unlucky");
-            inputs
-        })
+        let batcher = Batcher::spawn(
+            "test-model",
+            Limits { queue: 4, batch: 1, latency: AMPLE },
+            BatchMetrics::default(),
+            |inputs: Vec<u32>| {
+                assert_ne!(inputs, [13], "unlucky");
+                inputs
+            },
+        )
         .expect("a thread");
         assert_eq!(batcher.submit(13).await, Err(Lost));
-        assert_eq!(batcher.submit(14).await, Ok(14));
+        assert_eq!(batcher.submit(14).await.map(|done| done.output), Ok(14));
+    }
+
+    #[test]
+    fn a_batch_has_as_many_jobs_as_its_time_allows() {
+        let mut size = Size::new(Limits { queue: 1000, batch: 64, latency: Duration::from_millis(10) });
+        // A job takes a millisecond: ten of them.
+        for expected in [2, 4, 8, 10, 10] {
+            size.learn(size.now, Duration::from_millis(size.now as u64));
+            assert_eq!(size.now, expected);
+        }
+        // Slower: fewer, down to one.
+        size.learn(10, Duration::from_millis(100));
+        assert_eq!(size.now, 1);
+        size.learn(1, Duration::from_secs(1));
+        assert_eq!(size.now, 1);
+        // Fast: up to the limit of jobs.
+        for _ in 0..10 {
+            size.learn(size.now, Duration::from_micros(size.now as u64));
+        }
+        assert_eq!(size.now, 64);
+    }
+
+    #[tokio::test]
+    async fn a_job_that_nobody_waits_for_is_not_begun() {
+        let (batcher, gate) = gated(Limits { queue: 100, batch: 8, latency: AMPLE });
+        let mut first = Box::pin(batcher.submit(1));
+        assert!(futures::poll!(&mut first).is_pending());
+        let mut left = Box::pin(batcher.submit(2));
+        assert!(futures::poll!(&mut left).is_pending());
+        drop(left);
+        let mut third = Box::pin(batcher.submit(3));
+        assert!(futures::poll!(&mut third).is_pending());
+        for _ in 0..3 {
+            gate.send(()).expect("an open gate");
+        }
+        assert_eq!(first.await.map(|done| done.output), Ok((1, 1)));
+        // The second was taken out: the third is alone or, at most, in a batch without it.
+        assert_eq!(third.await.map(|done| done.output), Ok((3, 1)));
     }
 }

@@ -5,16 +5,23 @@
 
 pub mod batch;
 pub mod config;
+pub mod deadline;
 mod drain;
 pub mod exit;
 pub mod logging;
+pub mod metrics;
 pub mod peer;
-mod shell;
+pub mod pipeline;
+pub mod reload;
+pub mod retry;
+pub mod security;
+pub mod shell;
 pub mod shutdown;
+pub mod traces;
 pub mod wire;
 
 pub use drain::Drain;
-pub use shell::{Health, Shell};
+pub use shell::{Health, Peer, ServiceArgs, Shell, ShellArgs, ShellConfig};
 
 /// What can go wrong in a service outside of its calls.
 #[derive(Debug, thiserror::Error)]

@@ -1,35 +1,45 @@
 //! A gRPC server with health, reflection and a graceful end.
 
+mod args;
+mod body;
+mod call;
+mod connection;
+mod counters;
+mod front;
+mod quiet;
+mod service;
+
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tonic_reflection::server::Builder as Reflection;
 
+pub use args::{Limits, ShellArgs, ShellConfig};
+pub use counters::{Counters, Outcome, Reason};
+pub use service::ServiceArgs;
+
+use crate::security::{Fingerprint, ServerSecurity};
 use crate::{Drain, Error};
+use front::Shared;
+use service::Telling;
 
-/// How long open streams may take to end after shutdown began.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
-/// A peer that went without a goodbye is noticed after both of these.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Calls and streams that one connection may have open; a client queues what is beyond it.
-const MAX_CALLS: u32 = 1024;
-/// HTTP/2 windows in bytes, as at the peers: several frames of the largest size, so that a sender need not wait for each to be read.
-const WINDOW: u32 = 4 << 20;
-/// Bytes of an HTTP/2 frame that a sender may send: a large message in one instead of in 32.
-const MAX_FRAME: u32 = 1 << 20;
+/// Files of certificates and tokens are looked at so often.
+const REREAD: Duration = Duration::from_secs(2);
 
 /// A server that is being put together.
 pub struct Shell {
@@ -38,6 +48,21 @@ pub struct Shell {
     statuses: Statuses,
     health: Health,
     drain: Drain,
+    config: ShellConfig,
+    counters: Counters,
+    telling: Telling,
+}
+
+/// Who makes a call; in the extensions of every request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Peer {
+    /// Where the connection comes from.
+    pub address: SocketAddr,
+    /// Of the client's certificate, where one was asked for.
+    pub certificate: Option<Fingerprint>,
+    /// Whether the connection has TLS.
+    pub encrypted: bool,
 }
 
 /// Sets what grpc.health.v1 answers for a shell's services; cheap to clone.
@@ -61,22 +86,24 @@ struct Told {
 }
 
 impl Shell {
-    /// A server with health and reflection (v1). Its health says serving from the first call on, unless [`Shell::health_reporter`] says
-    /// otherwise.
+    /// A server for loopback, see [`Shell::with`].
     pub fn new(name: &'static str) -> Self {
+        Shell::with(name, ShellConfig::default())
+    }
+
+    /// A server with health and reflection (v1 and v1alpha). Its health says serving from the first call on, unless
+    /// [`Shell::health_reporter`] says otherwise.
+    pub fn with(name: &'static str, config: ShellConfig) -> Self {
         let (reporter, health) = tonic_health::server::health_reporter();
         let mut routes = RoutesBuilder::default();
         routes.add_service(health);
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(semlink_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1();
-        match reflection {
-            Ok(reflection) => {
-                routes.add_service(reflection);
+        // Generic tools ask for the one or the other.
+        match (reflection().build_v1(), reflection().build_v1alpha()) {
+            (Ok(v1), Ok(v1alpha)) => {
+                routes.add_service(v1).add_service(v1alpha);
             }
             // The descriptors were compiled together with this program.
-            Err(error) => tracing::error!(%error, "reflection is not available"),
+            (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "reflection is not available"),
         }
         Self {
             name,
@@ -84,6 +111,9 @@ impl Shell {
             statuses: Statuses { reporter, services: Vec::new(), told: Mutex::default() },
             health: Health(watch::Sender::new(true)),
             drain: Drain::new(),
+            config,
+            counters: Counters::default(),
+            telling: Telling::new(name),
         }
     }
 
@@ -114,43 +144,88 @@ impl Shell {
         self.health.clone()
     }
 
-    /// Serves until `shutdown` ends: then health says not-serving, the [`Drain`] begins, open calls finish, at most for ten seconds.
+    /// What it counts; for a registry of metrics.
+    pub fn counters(&self) -> Counters {
+        self.counters.clone()
+    }
+
+    /// Serves until `shutdown` ends: then health says not-serving, the [`Drain`] begins, open calls finish, at most for
+    /// [`Limits::drain`].
     ///
     /// # Errors
-    /// [`Error::Serve`] when the server fails.
+    /// [`Error::Listen`] when the address for metrics cannot be had. What goes wrong with a connection ends that connection.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { name, routes, statuses, health, drain } = self;
+        let Self { name, routes, statuses, health, drain, config, counters, mut telling } = self;
+        let ShellConfig { limits, security } = config;
+        let _page = telling.serve(health.0.subscribe(), drain.clone()).await?;
+        telling.follow(&statuses.reporter, &drain);
         let address = listener.local_addr().map(|a| a.to_string()).unwrap_or_default();
         statuses.set(health.is_serving()).await;
-        tracing::info!(service = name, address, "serving");
-        let stop = async {
-            shutdown.await;
+        tracing::info!(service = name, address, %security, "serving");
+        let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
+        // Connections end with this future, however it ends.
+        let _cut = cut.clone().drop_guard();
+        let (drained_within, rereads) = (limits.drain, reread(security.clone(), counters.clone()));
+        let shared = Arc::new(Shared {
+            name,
+            routes: routes.routes().prepare(),
+            connections: Arc::new(Semaphore::new(limits.connections)),
+            door: Arc::new(Semaphore::new(limits.calls)),
+            limits,
+            security,
+            counters,
+            quiet: quiet::Quiet::default(),
+        });
+        let server = async {
+            tokio::select! {
+                () = shutdown => {}
+                () = connection::accept(&listener, &shared, &drain, &tasks, &cut) => {}
+                () = rereads => {}
+            }
+            // From here on nobody can connect.
+            drop(listener);
             tracing::info!(service = name, "draining");
             statuses.end().await;
             drain.begin();
+            tasks.close();
+            tasks.wait().await;
         };
-        let server = Server::builder()
-            .max_concurrent_streams(MAX_CALLS)
-            .http2_keepalive_interval(Some(KEEP_ALIVE))
-            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .max_frame_size(MAX_FRAME)
-            .add_routes(routes.routes())
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop);
         let deadline = async {
             statuses.follow(&health, &drain).await;
-            tokio::time::sleep(DRAIN_DEADLINE).await;
+            tokio::time::sleep(drained_within).await;
         };
-        tokio::select! {
-            served = server => served.map_err(|error| {
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-                Error::Serve { service: name, message: format!("{error}{cause}") }
-            })?,
-            () = deadline => tracing::warn!(service = name, "open streams were cut off at the drain deadline"),
+        let ended = tokio::select! {
+            () = server => true,
+            () = deadline => false,
+        };
+        if !ended {
+            tracing::warn!(service = name, "open streams were cut off at the drain deadline");
+            cut.cancel();
+            tasks.wait().await;
         }
+        telling.traces.shutdown().await;
         tracing::info!(service = name, "stopped");
         Ok(())
+    }
+}
+
+/// What generic tools learn: all of this project's services and messages, and what those are made of.
+fn reflection() -> Reflection<'static> {
+    Reflection::configure()
+        .register_encoded_file_descriptor_set(semlink_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Looks at the files of certificates and tokens from time to time, for ever.
+async fn reread(security: ServerSecurity, counters: Counters) {
+    if !security.has_files() {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(REREAD).await;
+        let (security, counters) = (security.clone(), counters.clone());
+        // On a thread where a file system that hangs holds nobody up. A panic in it: the next look tries again.
+        let _ = tokio::task::spawn_blocking(move || security.reread(&counters)).await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, Device, Layout, Shape, Storage, Tensor};
 use rayon::prelude::*;
+use semlink_nn::runtime::shares_work;
 
 /// Values below which a loop is not worth a second thread, and values of one piece of work above it.
 const PIECE: usize = 16 * 1024;
@@ -42,7 +43,7 @@ pub(super) fn output(data: Vec<f32>, shape: impl Into<Shape>) -> candle_core::Re
 
 /// Calls `f(sample, its part of out)` for every `len` values of `out`.
 pub(super) fn each_sample(out: &mut [f32], len: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-    if out.len() <= PIECE {
+    if out.len() <= PIECE || !shares_work() {
         out.chunks_exact_mut(len).enumerate().for_each(|(i, part)| f(i, part));
     } else {
         let samples = out.par_chunks_exact_mut(len).enumerate();

@@ -378,6 +378,8 @@ mod tests {
         let rows = |t: Tensor| t.to_vec2::<f32>().unwrap();
         let (a, b) =
             (rows(net.forward(&images, Mode::Eval).unwrap()), rows(served.forward(&images, Mode::Eval).unwrap()));
+        let side_by_side = rows(served.forward(&ops::images_last(&images).unwrap(), Mode::Eval).unwrap());
+        assert_eq!(side_by_side[..6], b);
         for (i, (a, b)) in a.iter().zip(&b).enumerate() {
             let alone = rows(served.forward(&images.narrow(0, i, 1).unwrap(), Mode::Eval).unwrap());
             assert_eq!(&alone[0], b, "image {i}");

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::matrix::{Matrix, Target};
 use super::raw::{self, View};
 use super::softmax::{softmax_rows, softmax_rows_backward};
+use crate::runtime::shares_work;
 use crate::{Error, Result};
 
 /// For each sample and head softmax(q k^T / sqrt(d / heads)) v, over the t tokens of that sample alone: samples of a batch never
@@ -95,6 +96,12 @@ impl CustomOp1 for Attention {
         let qkv = raw::slice(NAME, s, l)?;
         let (len, scores) = (self.t * self.d, self.t * self.t);
         let mut out = vec![0.0; self.n * len];
+        if !shares_work() {
+            let mut p = vec![0.0; scores];
+            let samples = out.chunks_mut(len).zip(qkv.chunks(3 * len));
+            samples.for_each(|(out, sample)| self.sample_forward(sample, out, &mut p));
+            return raw::output(out, (self.n, self.t, self.d));
+        }
         let samples = out.par_chunks_mut(len).zip(qkv.par_chunks(3 * len));
         samples.for_each_init(|| vec![0.0; scores], |p, (out, sample)| self.sample_forward(sample, out, p));
         raw::output(out, (self.n, self.t, self.d))

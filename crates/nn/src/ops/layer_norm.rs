@@ -6,6 +6,7 @@ use super::raw::{self, View};
 use super::softmax::lane_sum;
 use super::vectorise::vectorise;
 use crate::Result;
+use crate::runtime::shares_work;
 
 /// y = gamma (x - mean) / sqrt(var + eps) + beta with mean and biased variance of each row of the last axis.
 ///
@@ -104,7 +105,7 @@ impl LayerNorm {
         use rayon::prelude::*;
         let mut y = x.to_vec();
         let chunk = raw::rows_per_chunk(self.width) * self.width;
-        if y.len() <= chunk {
+        if y.len() <= chunk || !shares_work() {
             forward(&mut y, self.width, gamma, beta, self.eps as f32);
         } else {
             y.par_chunks_mut(chunk).for_each(|rows| forward(rows, self.width, gamma, beta, self.eps as f32));

@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use crate::runtime::shares_work;
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// A matrix within a slice, possibly a part of a wider one, possibly read as its transpose: one of its strides is 1.
@@ -60,7 +61,7 @@ impl<'a> Matrix<'a> {
         if m * n == 0 {
             return;
         }
-        let parallel = parallel && m * n * k >= PARALLEL_FROM;
+        let parallel = parallel && m * n * k >= PARALLEL_FROM && shares_work();
         let Tile { rows, columns } = dispatch(TileSize);
         let panels = Panels::new(other, columns, m <= 2 * rows, parallel);
         let product = Product {

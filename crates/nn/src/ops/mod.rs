@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod conv;
+mod images_last;
 mod layer_norm;
 mod linear;
 mod loss;
@@ -22,6 +23,7 @@ pub(crate) mod vectorise;
 pub use activation::{Activation, activate, add_activate, sum_activate};
 pub use attention::attention;
 pub use conv::{Conv2dSpec, conv2d, conv2d_bias_act};
+pub use images_last::images_last;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub(crate) use linear::linear_transposed;

@@ -10,9 +10,10 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Shape, Tensor};
 
 use super::Activation;
 use super::activation::{Act, with_act};
+use super::images_last::{IMAGES, as_channels, from_channels, is_images_last};
 use super::raw::{self, View};
 use super::vectorise::{by_columns, vectorise};
-use crate::Result;
+use crate::{Error, Result};
 
 /// Statistics of one batch, f32 `[channels]`, without history.
 #[derive(Debug, Clone)]
@@ -45,7 +46,8 @@ pub fn batch_norm_train(
 
 /// y = f(gamma (x - mean) / sqrt(var + eps) + beta) with given statistics `[channels]`, which get no gradient.
 ///
-/// `x` is `[.., channels]`, gamma and beta are `[channels]`, or `None` for the plain normalisation. Gradients flow to all three.
+/// `x` is `[.., channels]` (or has the layout of [`images_last`](super::images_last())), gamma and beta are `[channels]`, or `None` for the plain
+/// normalisation. Gradients flow to all three.
 pub fn batch_norm_eval(
     x: &Tensor,
     gamma_beta: Option<(&Tensor, &Tensor)>,
@@ -54,6 +56,13 @@ pub fn batch_norm_eval(
     eps: f64,
     act: Activation,
 ) -> Result<Tensor> {
+    if is_images_last(x) {
+        let each = |t: &Tensor| -> Result<Tensor> { Ok(t.unsqueeze(1)?.repeat((1, IMAGES))?.flatten_all()?) };
+        let gamma_beta = gamma_beta.map(|(gamma, beta)| Ok::<_, Error>((each(gamma)?, each(beta)?))).transpose()?;
+        let gamma_beta = gamma_beta.as_ref().map(|(gamma, beta)| (gamma, beta));
+        let (mean, var) = (each(mean)?, each(var)?);
+        return from_channels(&batch_norm_eval(&as_channels(x)?, gamma_beta, &mean, &var, eps, act)?);
+    }
     let x = raw::prepare(NAME, x)?;
     let (_, width) = raw::rows_by_last(NAME, "input", &x)?;
     let statistics = |what, t: &Tensor| -> Result<Vec<f64>> {

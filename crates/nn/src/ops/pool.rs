@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
+use super::images_last::{IMAGES, as_channels, from_channels, is_images_last};
 use super::raw::{self, View};
 use super::vectorise::{by_columns, vectorise};
 use crate::{Error, Result};
@@ -23,6 +24,9 @@ pub struct Pool2dSpec {
 /// oh = floor((h + 2 padding - kernel) / stride) + 1. Padding never wins; among equal values the first in row order gets the
 /// gradient, as in PyTorch.
 pub fn max_pool2d(x: &Tensor, spec: Pool2dSpec) -> Result<Tensor> {
+    if is_images_last(x) {
+        return from_channels(&max_pool2d(&as_channels(x)?, spec)?);
+    }
     let (x, window) = prepare("max_pool2d", x, spec)?;
     Ok(x.apply_op1(MaxPool(window))?)
 }
@@ -30,13 +34,20 @@ pub fn max_pool2d(x: &Tensor, spec: Pool2dSpec) -> Result<Tensor> {
 /// The mean of each window, per channel, over the pixels inside the image only: padding does not count (PyTorch's
 /// `count_include_pad=False`, as in DARTS). Shapes as in [`max_pool2d`].
 pub fn avg_pool2d(x: &Tensor, spec: Pool2dSpec) -> Result<Tensor> {
+    if is_images_last(x) {
+        return from_channels(&avg_pool2d(&as_channels(x)?, spec)?);
+    }
     let (x, window) = prepare("avg_pool2d", x, spec)?;
     Ok(x.apply_op1(AvgPool(window))?)
 }
 
-/// The mean over height and width: `[n, h, w, c]` to `[n, c]`.
+/// The mean over height and width: `[n, h, w, c]` to `[n, c]`; from the layout of [`images_last`](super::images_last()) to a row for each image.
 pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
     const OP: &str = GlobalAvgPool::NAME;
+    if let &[n, _, _, c, IMAGES] = x.dims() {
+        let means = global_avg_pool(&as_channels(x)?)?.reshape((n, c, IMAGES))?;
+        return Ok(means.transpose(1, 2)?.reshape((n * IMAGES, c))?);
+    }
     let x = raw::prepare(OP, x)?;
     if x.rank() != 4 || x.elem_count() == 0 {
         return Err(raw::shape_error(OP, "input", "[n, h, w, c], not empty", &x));

@@ -6,6 +6,7 @@ use std::ops::Range;
 use candle_core::{CpuStorage, DType, Device, Layout, Shape, Storage, StorageRef, Tensor};
 use rayon::prelude::*;
 
+use crate::runtime::shares_work;
 use crate::{Error, Result};
 
 /// Elements of one chunk of work: 64 KiB of f32, so that two or three operands stay in a core's second-level cache and the
@@ -113,7 +114,10 @@ where
 {
     let mut out = Vec::with_capacity(len);
     let spare = &mut out.spare_capacity_mut()[..len];
-    if len <= chunk {
+    if !shares_work() {
+        // In the same pieces, which is what some kernels understand by a chunk.
+        spare.chunks_mut(chunk).enumerate().for_each(|(i, part)| fill(i * chunk, part));
+    } else if len <= chunk {
         fill(0, spare);
     } else {
         spare.par_chunks_mut(chunk).enumerate().for_each(|(i, part)| fill(i * chunk, part));
@@ -127,7 +131,7 @@ where
 pub(crate) fn map_chunks<T: Send>(rows: usize, chunk: usize, f: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
     let chunks = rows.div_ceil(chunk);
     let range = |i: usize| i * chunk..((i + 1) * chunk).min(rows);
-    if chunks <= 1 {
+    if chunks <= 1 || !shares_work() {
         return (0..chunks).map(|i| f(range(i))).collect();
     }
     (0..chunks).into_par_iter().map(|i| f(range(i))).collect()

@@ -6,6 +6,7 @@ use super::math;
 use super::raw::{self, View};
 use super::vectorise::vectorise;
 use crate::Result;
+use crate::runtime::shares_work;
 
 /// exp(x_i) / sum_j exp(x_j) over the last axis, any leading axes.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
@@ -73,7 +74,9 @@ impl Softmax {
     fn in_chunks(&self, data: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
         use rayon::prelude::*;
         let chunk = raw::rows_per_chunk(self.width) * self.width;
-        if data.len() <= chunk {
+        if !shares_work() {
+            data.chunks_mut(chunk).enumerate().for_each(|(i, rows)| f(i * chunk, rows));
+        } else if data.len() <= chunk {
             f(0, data);
         } else {
             data.par_chunks_mut(chunk).enumerate().for_each(|(i, rows)| f(i * chunk, rows));

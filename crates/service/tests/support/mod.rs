@@ -2,9 +2,12 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod lab;
+
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use semlink_proto::v1::{self, link_server};
+use semlink_proto::v1::{self, link_client, link_server};
+use semlink_service::security::Credentials;
 use semlink_service::{Drain, Error, Shell};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -23,6 +26,12 @@ pub(crate) enum Manner {
     Leaves,
     /// Never reports and never ends, drain or not.
     Hangs,
+    /// Reports each at once, and tells why the reading failed if it did.
+    Tells(Drain),
+    /// Neither reads nor reports.
+    Deaf,
+    /// Reports without end, whatever comes.
+    Floods(Drain),
 }
 
 struct Fake(Manner);
@@ -75,6 +84,10 @@ impl link_server::Link for Fake {
     type TransmitStream = BoxStream<'static, Result<v1::FrameReport, Status>>;
 
     async fn transmit(&self, request: Request<Streaming<v1::Frame>>) -> Result<Response<Self::TransmitStream>, Status> {
+        if let Manner::Tells(drain) = &self.0 {
+            let frames = request.into_inner().take_until(drain.started());
+            return Ok(Response::new(frames.map(|frame| frame.map(|frame| report(&frame))).boxed()));
+        }
         let frames = request.into_inner().filter_map(|frame| async { frame.ok() });
         let reports = match &self.0 {
             Manner::Reports(drain) => frames.take_until(drain.started()).map(|frame| Ok(report(&frame))).boxed(),
@@ -84,10 +97,29 @@ impl link_server::Link for Fake {
                 .flat_map(|pair| futures::stream::iter(pair.into_iter().rev().map(|frame| Ok(report(&frame)))))
                 .boxed(),
             Manner::Leaves => frames.take(1).filter_map(|_| async { None }).boxed(),
-            Manner::Hangs => futures::stream::pending().boxed(),
+            Manner::Floods(drain) => {
+                futures::stream::repeat_with(|| Ok(report(&frame(7, 7)))).take_until(drain.started()).boxed()
+            }
+            Manner::Deaf => futures::stream::pending().chain(frames.map(|frame| Ok(report(&frame)))).boxed(),
+            Manner::Hangs | Manner::Tells(_) => futures::stream::pending().boxed(),
         };
         Ok(Response::new(reports))
     }
+}
+
+/// One frame there and its report back, on a connection of its own.
+pub(crate) async fn transmit(channel: Channel) -> Result<v1::FrameReport, Status> {
+    transmit_as(channel, &Credentials::none()).await
+}
+
+/// The same with a token.
+pub(crate) async fn transmit_as(channel: Channel, credentials: &Credentials) -> Result<v1::FrameReport, Status> {
+    let mut request = Request::new(futures::stream::iter([frame(7, 42)]));
+    credentials.authorise(&mut request);
+    let mut reports = link_client::LinkClient::new(channel).transmit(request).await?.into_inner();
+    let report = reports.message().await?.ok_or_else(|| Status::internal("no report"))?;
+    assert_eq!((report.id, report.decode_us), (7, 42));
+    Ok(report)
 }
 
 /// A report that shows which frame it is of.

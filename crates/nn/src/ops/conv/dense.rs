@@ -12,7 +12,10 @@ use std::{cell::RefCell, ops::Range};
 use rayon::prelude::*;
 
 use super::geometry::{Frame, Geometry};
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::{
+    runtime::shares_work,
+    simd::{Kernel, Simd, dispatch},
+};
 
 /// What follows the sum over taps, fused into the store.
 #[derive(Clone, Copy, Default)]
@@ -46,6 +49,9 @@ pub(super) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
 
 /// Images per task: enough tasks for every thread, small enough for the cache.
 pub(super) fn group_size(n: usize, floats_per_image: usize) -> usize {
+    if !shares_work() {
+        return n;
+    }
     let threads = rayon::current_num_threads();
     if threads == 1 {
         return n.min((GROUP_FLOATS / floats_per_image.max(1)).max(1));
@@ -222,7 +228,7 @@ fn pack(
             copy(group, row, first..end, &mut dst[..end - first]);
         }
     };
-    if packed.len() < 1 << 14 {
+    if packed.len() < 1 << 14 || !shares_work() {
         packed.chunks_exact_mut(rows * width).enumerate().for_each(fill);
     } else {
         packed.par_chunks_exact_mut(rows * width).enumerate().for_each(fill);

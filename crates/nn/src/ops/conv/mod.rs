@@ -3,10 +3,13 @@
 mod dense;
 mod depthwise;
 mod geometry;
+mod images_last;
+mod images_last_depthwise;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use self::{dense::Epilogue, geometry::Geometry};
+use super::images_last::{IMAGES, is_images_last};
 use super::{Activation, activate, raw};
 use crate::Result;
 
@@ -27,7 +30,8 @@ pub fn conv2d(x: &Tensor, w: &Tensor, spec: Conv2dSpec) -> Result<Tensor> {
     Ok(x.apply_op2(&w, Convolution { g })?)
 }
 
-/// [`conv2d`], plus a bias \[cout\], followed by an activation. Without autograd history (serving) it is one pass over the output.
+/// [`conv2d`], plus a bias \[cout\], followed by an activation. Without autograd history (serving) it is one pass over the output,
+/// and x may have the layout of [`images_last`](super::images_last()).
 ///
 /// # Errors
 /// As [`conv2d`]; a bias of another length than cout.
@@ -54,8 +58,9 @@ pub fn conv2d_bias_act(
         return activate(&y, activation);
     };
     let (x, w) = (raw::prepare(OP, x)?, raw::prepare(OP, w)?);
-    let g = Geometry::new(x.dims(), w.dims(), spec)?;
-    let fused = Fused { g, clamp };
+    let images_last = is_images_last(&x);
+    let g = Geometry::new(if images_last { &x.dims()[..4] } else { x.dims() }, w.dims(), spec)?;
+    let fused = Fused { g, clamp, images_last };
     Ok(match bias {
         Some(bias) => {
             let bias = raw::prepare(OP, bias)?;
@@ -127,6 +132,20 @@ impl CustomOp2 for Convolution {
 struct Fused {
     g: Geometry,
     clamp: Option<(f32, f32)>,
+    images_last: bool,
+}
+
+impl Fused {
+    fn run(&self, x: &[f32], w: &[f32], bias: Option<&[f32]>) -> candle_core::Result<(CpuStorage, Shape)> {
+        let Self { g, clamp, images_last } = self;
+        let epilogue = Epilogue { bias, clamp: *clamp };
+        if !images_last {
+            return forward(g, x, w, epilogue);
+        }
+        let mut y = unwritten(g.n * g.y_len() * IMAGES);
+        images_last::forward(g, x, w, epilogue, &mut y);
+        raw::output(y, (g.n, g.ho, g.wo, g.cout, IMAGES))
+    }
 }
 
 impl CustomOp2 for Fused {
@@ -141,8 +160,7 @@ impl CustomOp2 for Fused {
         w: &CpuStorage,
         lw: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let epilogue = Epilogue { bias: None, clamp: self.clamp };
-        forward(&self.g, raw::slice(OP, x, lx)?, raw::slice(OP, w, lw)?, epilogue)
+        self.run(raw::slice(OP, x, lx)?, raw::slice(OP, w, lw)?, None)
     }
 }
 
@@ -160,8 +178,7 @@ impl CustomOp3 for Fused {
         bias: &CpuStorage,
         lb: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let epilogue = Epilogue { bias: Some(raw::slice(OP, bias, lb)?), clamp: self.clamp };
-        forward(&self.g, raw::slice(OP, x, lx)?, raw::slice(OP, w, lw)?, epilogue)
+        self.run(raw::slice(OP, x, lx)?, raw::slice(OP, w, lw)?, Some(raw::slice(OP, bias, lb)?))
     }
 }
 

@@ -1,0 +1,452 @@
+//! TLS, client certificates and tokens, end to end; what is wrong with a client is told to it and to the log, and others do not notice.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use semlink_proto::v1::link_client::LinkClient;
+use semlink_service::config::Problems;
+use semlink_service::security::{ClientArgs, Credentials, Plaintext, Secret, ServerArgs, ServerSecurity};
+use semlink_service::shell::{Counters, Outcome, Reason};
+use semlink_service::{Shell, ShellArgs, ShellConfig};
+use support::lab::{Authority, Identity, Lab, Log};
+use support::{Manner, Service, frame, transmit, transmit_as};
+use tokio::net::TcpListener;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request};
+
+const SEND: &str = "send-token-for-these-tests";
+const CONTROL: &str = "control-token-for-these-tests";
+const EXPIRED: &str = "expired-token-for-these-tests";
+const BOUND: &str = "bound-token-for-these-tests";
+
+/// A service with its files, and clients of it.
+struct Setting {
+    lab: Lab,
+    authority: Authority,
+    service: Service,
+    address: SocketAddr,
+    security: ServerSecurity,
+    counters: Counters,
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn write(lab: &Lab, name: &str, identity: &Identity) -> (Option<PathBuf>, Option<PathBuf>) {
+    let chain = lab.write(&format!("{name}.pem"), &identity.chain);
+    (Some(chain), Some(lab.write(&format!("{name}.key"), &identity.key)))
+}
+
+fn checked<T>(check: impl FnOnce(&mut Problems) -> Option<T>) -> T {
+    let mut problems = Problems::new();
+    let value = check(&mut problems);
+    problems.finish(value).expect("usable settings")
+}
+
+fn faults<T>(check: impl FnOnce(&mut Problems) -> Option<T>) -> String {
+    let mut problems = Problems::new();
+    let value = check(&mut problems);
+    problems.finish(value).map(drop).expect_err("faults").to_string()
+}
+
+impl Setting {
+    /// TLS with a certificate for `localhost`, changed by the test.
+    async fn start(change: impl FnOnce(&Lab, &Authority, &mut ServerArgs)) -> Setting {
+        let (lab, authority) = (Lab::new(), Authority::new("the authority"));
+        let (tls_cert, tls_key) = write(&lab, "server", &authority.issue());
+        let mut args = ServerArgs { tls_cert, tls_key, ..ServerArgs::default() };
+        lab.write("ca.pem", &authority.pem);
+        change(&lab, &authority, &mut args);
+        let listener = TcpListener::bind(loopback()).await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let config = checked(|problems| ShellArgs { security: args, ..ShellArgs::default() }.check(address, problems));
+        let (security, shell) = (config.security.clone(), Shell::with("test", config));
+        let counters = shell.counters();
+        let service = Service::start_shell(listener, shell, Manner::Tells);
+        Setting { lab, authority, service, address, security, counters }
+    }
+
+    fn trusting(&self) -> ClientArgs {
+        ClientArgs { ca: Some(self.lab.path("ca.pem")), ..ClientArgs::default() }
+    }
+
+    fn with_token(&self, token: &str, args: ClientArgs) -> Credentials {
+        let token_file = Some(self.lab.write("token", format!("{token}\n")));
+        checked(|problems| ClientArgs { token_file, ..args }.check(problems))
+    }
+
+    fn with_certificate(&self, identity: &Identity) -> ClientArgs {
+        let (cert, key) = write(&self.lab, "client", identity);
+        ClientArgs { cert, key, ..self.trusting() }
+    }
+
+    async fn connect(&self, args: &ClientArgs) -> Result<Channel, String> {
+        self.connect_as(&checked(|problems| args.check(problems))).await
+    }
+
+    /// By name, for the certificate; to the address, as `localhost` may be another.
+    async fn connect_as(&self, credentials: &Credentials) -> Result<Channel, String> {
+        connect(credentials, &format!("https://localhost:{}", self.address.port()), self.address).await
+    }
+
+    /// The status that a token gets.
+    async fn refused(&self, credentials: &Credentials) -> tonic::Status {
+        let channel = self.connect_as(credentials).await.expect("a connection");
+        transmit_as(channel, credentials).await.expect_err("refused")
+    }
+
+    fn authentication(&self, reason: &'static str) -> u64 {
+        self.counters.authentication_refused.get_or_create(&Reason { reason }).get()
+    }
+
+    fn handshakes(&self) -> u64 {
+        self.counters.connections_refused.get_or_create(&Reason { reason: "handshake" }).get()
+    }
+
+    fn rereads(&self, result: &'static str) -> u64 {
+        self.counters.rereads.get_or_create(&Outcome { result }).get()
+    }
+}
+
+async fn connect(credentials: &Credentials, url: &str, address: SocketAddr) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(url.to_owned()).expect("a URL").connect_timeout(Duration::from_secs(60));
+    credentials.connect(endpoint, Some(address)).await.map_err(|error| {
+        let mut told = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            told = format!("{told}: {error}");
+            cause = error.source();
+        }
+        told
+    })
+}
+
+/// In TLS 1.3 a client learns after its handshake that its certificate was refused: by the connection, or by the first call on it.
+async fn is_cut_off(connected: Result<Channel, String>) {
+    if let Ok(channel) = connected {
+        transmit(channel).await.expect_err("the connection was refused");
+    }
+}
+
+#[tokio::test]
+async fn tls_with_an_authority_that_signed_the_server_and_no_other() {
+    let log = Log::capture();
+    let setting = Setting::start(|_, _, _| {}).await;
+    let good = setting.connect(&setting.trusting()).await.expect("a connection");
+    let other = setting.lab.write("other.pem", Authority::new("another").pem);
+    let error =
+        setting.connect(&ClientArgs { ca: Some(other), ..ClientArgs::default() }).await.expect_err("not trusted");
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    // The system's authorities do not know it either, or there are none.
+    setting.connect(&ClientArgs::default()).await.expect_err("not trusted");
+    let trusting = checked(|problems| setting.trusting().check(problems));
+    let elsewhere = format!("https://other.example:{}", setting.address.port());
+    let error = connect(&trusting, &elsewhere, setting.address).await.expect_err("another name");
+    assert!(error.contains("not valid for name"), "{error}");
+    transmit(good).await.expect("served meanwhile");
+    // Plaintext to a TLS port.
+    connect(&Credentials::none(), &setting.service.url, setting.address).await.map(drop).unwrap_or_default();
+    while setting.handshakes() < 3 {
+        tokio::task::yield_now().await;
+    }
+    log.has(&["WARN", "peer=127.0.0.1:", "handshake"]);
+    transmit(setting.connect(&setting.trusting()).await.expect("a connection")).await.expect("served after");
+    setting.service.stop().await;
+}
+
+#[tokio::test]
+async fn an_expired_server_is_not_trusted() {
+    let setting = Setting::start(|lab, authority, _| drop(write(lab, "server", &authority.issue_until(2001)))).await;
+    let error = setting.connect(&setting.trusting()).await.expect_err("expired");
+    assert!(error.contains("expired") || error.contains("Expired"), "{error}");
+    setting.service.stop().await;
+}
+
+#[tokio::test]
+async fn mutual_tls_takes_clients_with_a_valid_certificate_only() {
+    let log = Log::capture();
+    let setting = Setting::start(|lab, _, args| args.tls_client_ca = Some(lab.path("ca.pem"))).await;
+    let valid = setting.with_certificate(&setting.authority.issue());
+    let good = setting.connect(&valid).await.expect("a connection");
+    transmit(good.clone()).await.expect("served");
+
+    is_cut_off(setting.connect(&setting.trusting()).await).await;
+    is_cut_off(setting.connect(&setting.with_certificate(&Authority::new("another").issue())).await).await;
+    is_cut_off(setting.connect(&setting.with_certificate(&setting.authority.issue_until(2001))).await).await;
+    assert!(setting.handshakes() >= 3, "{}", setting.handshakes());
+    log.has(&["WARN", "peer=127.0.0.1:", "handshake"]);
+
+    transmit(good).await.expect("served meanwhile");
+    let valid = setting.with_certificate(&setting.authority.issue());
+    transmit(setting.connect(&valid).await.expect("a connection")).await.expect("served after");
+    setting.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_silent_client_does_not_keep_a_tls_connection() {
+    let setting = Setting::start(|_, _, _| {}).await;
+    let mut silent = tokio::net::TcpStream::connect(setting.address).await.expect("a connection");
+    let mut slow = tokio::net::TcpStream::connect(setting.address).await.expect("a connection");
+    // The beginning of a handshake, never the rest.
+    tokio::io::AsyncWriteExt::write_all(&mut slow, &[22, 3, 1]).await.expect("sent");
+    transmit(setting.connect(&setting.trusting()).await.expect("a connection")).await.expect("served meanwhile");
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    for tcp in [&mut silent, &mut slow] {
+        let mut rest = Vec::new();
+        let _ = tokio::io::AsyncReadExt::read_to_end(tcp, &mut rest).await;
+    }
+    assert!((5..=6).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    tokio::time::resume();
+    assert_eq!(setting.handshakes(), 2);
+    setting.service.stop().await;
+}
+
+/// A setting with tokens; client certificates are asked for.
+async fn guarded(client: &mut Option<Identity>) -> Setting {
+    Setting::start(|lab, authority, args| {
+        let bound = authority.issue();
+        let file = format!(
+            "# role token\nsend {SEND}\ncontrol,subscribe {CONTROL}\nsend {EXPIRED} expires=2001-01-01T00:00:00Z\n\
+             send {BOUND} certificate={}\n",
+            bound.fingerprint
+        );
+        args.tokens = Some(lab.write("tokens", file));
+        args.tls_client_ca = Some(lab.path("ca.pem"));
+        *client = Some(bound);
+    })
+    .await
+}
+
+#[tokio::test]
+async fn each_wrong_token_is_refused_for_its_reason() {
+    let log = Log::capture();
+    let mut bound = None;
+    let setting = guarded(&mut bound).await;
+    let bound = bound.expect("a certificate");
+    let args = setting.with_certificate(&setting.authority.issue());
+
+    let none = checked(|problems| args.check(problems));
+    let (unknown, expired) = ("another-token-for-these-tests", EXPIRED);
+    for (token, code, reason, told) in [
+        (None, Code::Unauthenticated, "missing", "authorization: Bearer"),
+        (Some(unknown), Code::Unauthenticated, "unknown", "not one of this server's"),
+        (Some(expired), Code::Unauthenticated, "expired", "expired"),
+        (Some(CONTROL), Code::PermissionDenied, "role", "role send"),
+        // Replayed from elsewhere.
+        (Some(BOUND), Code::Unauthenticated, "certificate", "another client certificate"),
+    ] {
+        let credentials = token.map_or_else(|| none.clone(), |token| setting.with_token(token, args.clone()));
+        let status = setting.refused(&credentials).await;
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(told), "{status}");
+        assert_eq!(setting.authentication(reason), 1, "{reason}");
+        let good = setting.with_token(SEND, args.clone());
+        transmit_as(setting.connect_as(&good).await.expect("a connection"), &good).await.expect("served meanwhile");
+    }
+    log.has(&["WARN", "peer=127.0.0.1:", "missing", "/semlink.v1.Link/Transmit"]);
+
+    let owner = setting.with_token(BOUND, setting.with_certificate(&bound));
+    transmit_as(setting.connect_as(&owner).await.expect("a connection"), &owner).await.expect("from where it belongs");
+    // Health needs none.
+    let mut health = tonic_health::pb::health_client::HealthClient::new(setting.connect_as(&none).await.expect("up"));
+    health.check(tonic_health::pb::HealthCheckRequest::default()).await.expect("health");
+    for secret in [SEND, CONTROL, EXPIRED, BOUND, unknown] {
+        assert!(!log.text().contains(secret), "a token in the log");
+    }
+    setting.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_wrong_tokens_is_one_line_in_the_log() {
+    let log = Log::capture();
+    let mut bound = None;
+    let setting = guarded(&mut bound).await;
+    let wrong =
+        setting.with_token("another-token-for-these-tests", setting.with_certificate(&setting.authority.issue()));
+    let channel = setting.connect_as(&wrong).await.expect("a connection");
+    tokio::time::pause();
+    for _ in 0..100 {
+        transmit_as(channel.clone(), &wrong).await.expect_err("refused");
+    }
+    tokio::time::resume();
+    assert_eq!(setting.authentication("unknown"), 100);
+    assert_eq!(log.text().lines().filter(|line| line.contains("unknown")).count(), 1, "{}", log.text());
+    setting.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_changes_under_an_open_stream() {
+    let log = Log::capture();
+    let setting = Setting::start(|_, _, _| {}).await;
+    let mut link = LinkClient::new(setting.connect(&setting.trusting()).await.expect("a connection"));
+    let (frames, sent) = tokio::sync::mpsc::channel(1);
+    let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
+    let mut reports = link.transmit(sent).await.expect("a stream").into_inner();
+    let mut goes_on = async |id| {
+        frames.send(frame(id, id)).await.expect("an open stream");
+        assert_eq!(reports.message().await.expect("a report").map(|report| report.id), Some(id));
+    };
+    goes_on(1).await;
+
+    let new = Authority::new("the new authority");
+    let new_ca = ClientArgs { ca: Some(setting.lab.write("new-ca.pem", &new.pem)), ..ClientArgs::default() };
+    setting.connect(&new_ca).await.expect_err("not yet");
+    write(&setting.lab, "server", &new.issue());
+    setting.security.reread(&setting.counters);
+    assert_eq!((setting.rereads("ok"), setting.rereads("failed")), (1, 0));
+    transmit(setting.connect(&new_ca).await.expect("the new certificate")).await.expect("served");
+    setting.connect(&setting.trusting()).await.expect_err("the old one is gone");
+    goes_on(2).await;
+
+    // Neither half a pair nor garbage replaces a pair that works, and each is told once.
+    for broken in [new.issue().key, "garbage".to_owned()] {
+        setting.lab.write("server.key", broken);
+        setting.security.reread(&setting.counters);
+        setting.security.reread(&setting.counters);
+        transmit(setting.connect(&new_ca).await.expect("what was there before")).await.expect("served");
+    }
+    assert_eq!((setting.rereads("ok"), setting.rereads("failed")), (1, 2));
+    log.has(&["WARN", "server.key", "old contents stay in use"]);
+    goes_on(3).await;
+    drop((frames, reports, link));
+    setting.service.stop().await;
+}
+
+/// As Kubernetes changes secrets: the name stays, what it leads to is another; nobody calls, the server looks by itself.
+#[cfg(unix)]
+#[tokio::test]
+async fn tokens_change_behind_a_symbolic_link() {
+    let setting = Setting::start(|lab, _, args| {
+        lab.write("tokens-1", format!("send {SEND}\n"));
+        lab.write("tokens-2", "send the-next-token-for-these-tests\n");
+        std::os::unix::fs::symlink(lab.path("tokens-1"), lab.path("tokens")).expect("a link");
+        args.tokens = Some(lab.path("tokens"));
+    })
+    .await;
+    let old = setting.with_token(SEND, setting.trusting());
+    let channel = setting.connect_as(&old).await.expect("a connection");
+    transmit_as(channel.clone(), &old).await.expect("served");
+    std::os::unix::fs::symlink(setting.lab.path("tokens-2"), setting.lab.path("swap")).expect("a link");
+    std::fs::rename(setting.lab.path("swap"), setting.lab.path("tokens")).expect("swapped");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(3)).await;
+    tokio::time::resume();
+    while setting.rereads("ok") == 0 {
+        tokio::task::yield_now().await;
+    }
+    let status = transmit_as(channel.clone(), &old).await.expect_err("gone");
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+    // The client's file changes, too, under its open connection.
+    setting.lab.write("token", "the-next-token-for-these-tests");
+    old.reread();
+    transmit_as(channel, &old).await.expect("the new one");
+    setting.service.stop().await;
+}
+
+#[test]
+fn plaintext_beyond_loopback_is_asked_for_by_name() {
+    let lab = Lab::new();
+    let everywhere: SocketAddr = "0.0.0.0:50051".parse().expect("an address");
+    let tokens = Some(lab.write("tokens", format!("send {SEND}\n")));
+    let open = ServerArgs::default();
+    let told = faults(|problems| open.check(everywhere, problems));
+    assert!(told.contains("--listen 0.0.0.0:50051") && told.contains("--plaintext listen"), "{told}");
+    let told = faults(|problems| ServerArgs { tokens: tokens.clone(), ..open.clone() }.check(everywhere, problems));
+    assert!(told.contains("tokens"), "{told}");
+    let other = ServerArgs { plaintext: vec![Plaintext::Next, Plaintext::Metrics], ..open.clone() };
+    faults(|problems| other.check(everywhere, problems));
+    let asked = ServerArgs { plaintext: vec![Plaintext::Listen], tokens, ..open.clone() };
+    assert_eq!(checked(|problems| asked.check(everywhere, problems)).to_string(), "plaintext, tokens");
+    for loopback in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+        checked(|problems| open.check(loopback.parse().expect("an address"), problems));
+    }
+
+    let credentials = Credentials::none();
+    for (url, allowed, good) in [
+        ("http://localhost:1", false, true),
+        ("http://127.0.0.1:1", false, true),
+        ("http://[::1]:1", false, true),
+        ("http://192.0.2.1:1", false, false),
+        ("http://localhost.example:1", false, false),
+        ("http://receiver:1", false, false),
+        ("http://receiver:1", true, true),
+        ("https://receiver:1", false, true),
+        ("https://192.0.2.1:1", false, true),
+        ("ftp://localhost:1", true, false),
+    ] {
+        let checked = credentials.check_next(&url.parse().expect("a URL"), allowed);
+        assert_eq!(checked.is_ok(), good, "{url}: {checked:?}");
+    }
+    let next = "http://receiver:1".parse().expect("a URL");
+    assert!(credentials.check_next(&next, false).expect_err("refused").contains("--plaintext next"));
+    credentials.with_plaintext(true).check_next(&next, false).expect("allowed");
+}
+
+#[test]
+fn every_fault_of_the_settings_is_told() {
+    let lab = Lab::new();
+    let (garbage, absent) = (lab.write("garbage", "nothing"), lab.path("absent"));
+    let identity = Authority::new("a").issue();
+    let key = Some(lab.write("server.key", &identity.key));
+    let chain = Some(lab.write("server.pem", &identity.chain));
+
+    let args = ServerArgs { tls_cert: Some(garbage.clone()), tls_key: Some(absent.clone()), ..ServerArgs::default() };
+    let told = faults(|problems| args.check(loopback(), problems));
+    assert!(told.contains("--tls-key") && told.contains("absent"), "{told}");
+    let args = ServerArgs { tls_cert: Some(garbage.clone()), tls_key: Some(garbage.clone()), ..ServerArgs::default() };
+    let told = faults(|problems| args.check(loopback(), problems));
+    assert!(told.contains("--tls-cert") && told.contains("--tls-key"), "{told}");
+    let args = ServerArgs { tls_key: key.clone(), ..ServerArgs::default() };
+    assert!(faults(|problems| args.check(loopback(), problems)).contains("--tls-key: needs --tls-cert"));
+    let args = ServerArgs { tls_client_ca: chain.clone(), ..ServerArgs::default() };
+    assert!(faults(|problems| args.check(loopback(), problems)).contains("--tls-client-ca: needs"));
+    let args = ServerArgs { tokens: Some(lab.write("bad", "send short\nnobody x\n")), ..ServerArgs::default() };
+    let told = faults(|problems| args.check(loopback(), problems));
+    assert!(told.contains("line 1") && told.contains("line 2"), "{told}");
+
+    let args = ClientArgs { cert: chain, token_file: Some(lab.write("empty", "")), ..ClientArgs::default() };
+    let told = faults(|problems| args.check(problems));
+    assert!(told.contains("--cert: needs --key") && told.contains("--token-file"), "{told}");
+    let args = ClientArgs { ca: Some(garbage), ..ClientArgs::default() };
+    assert!(faults(|problems| args.check(problems)).contains("no certificate in PEM"));
+}
+
+#[test]
+fn nothing_that_is_printed_holds_a_secret() {
+    let lab = Lab::new();
+    let identity = Authority::new("a").issue();
+    let (tls_cert, tls_key) = write(&lab, "server", &identity);
+    let args = ServerArgs {
+        tls_cert: tls_cert.clone(),
+        tls_key: tls_key.clone(),
+        tokens: Some(lab.write("tokens", format!("send {SEND}\n"))),
+        ..ServerArgs::default()
+    };
+    let server = checked(|problems| args.check(loopback(), problems));
+    let client_args = ClientArgs {
+        cert: tls_cert,
+        key: tls_key,
+        token_file: Some(lab.write("token", SEND)),
+        ..ClientArgs::default()
+    };
+    // Without a certificate: a machine without authorities has none to check a server with.
+    let client = checked(|problems| ClientArgs { cert: None, key: None, ..client_args.clone() }.check(problems));
+    let mut request = Request::new(());
+    client.authorise(&mut request);
+    assert_eq!(
+        request.metadata().get("authorization").expect("a token").to_str().expect("text"),
+        format!("Bearer {SEND}")
+    );
+    let config = ShellConfig { security: server.clone(), ..ShellConfig::default() };
+    let secret = Secret::new(SEND);
+    let printed =
+        format!("{args:?} {server:?} {server} {client_args:?} {client:?} {request:?} {config:?} {secret:?} {secret}");
+    assert!(!printed.contains(SEND), "{printed}");
+    assert!(!printed.contains("PRIVATE KEY"), "{printed}");
+    assert!(printed.contains("redacted") && printed.contains("Sensitive"), "{printed}");
+}

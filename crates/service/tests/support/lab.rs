@@ -1,0 +1,113 @@
+//! Authorities, certificates and files for tests, and what is logged.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
+use semlink_service::security::Fingerprint;
+use tempfile::TempDir;
+use tracing::subscriber::DefaultGuard;
+
+/// A directory for the files of one test.
+pub(crate) struct Lab(TempDir);
+
+/// Signs certificates.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) pem: String,
+}
+
+/// A certificate and its key, in PEM.
+pub(crate) struct Identity {
+    pub(crate) chain: String,
+    pub(crate) key: String,
+    pub(crate) fingerprint: Fingerprint,
+}
+
+/// What is logged on this thread while it lives.
+pub(crate) struct Log {
+    lines: Arc<Mutex<Vec<u8>>>,
+    _guard: DefaultGuard,
+}
+
+struct Writer(Arc<Mutex<Vec<u8>>>);
+
+impl Lab {
+    pub(crate) fn new() -> Lab {
+        Lab(tempfile::tempdir().expect("a directory"))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, contents).expect("a file");
+        path
+    }
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        let pem = params.self_signed(&key).expect("a certificate").pem();
+        Authority { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// For `localhost`, valid now.
+    pub(crate) fn issue(&self) -> Identity {
+        self.issue_until(2999)
+    }
+
+    pub(crate) fn issue_until(&self, year: i32) -> Identity {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+        params.not_before = date_time_ymd(2000, 1, 1);
+        params.not_after = date_time_ymd(year, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let fingerprint = Fingerprint::of(certificate.der());
+        Identity { chain: certificate.pem(), key: key.serialize_pem(), fingerprint }
+    }
+}
+
+impl Log {
+    pub(crate) fn capture() -> Log {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let writer = Arc::clone(&lines);
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer(move || Writer(Arc::clone(&writer)))
+            .finish();
+        Log { lines, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.lines.lock().expect("no panic").clone()).expect("text")
+    }
+
+    /// Asserts that one line has all of these.
+    #[track_caller]
+    pub(crate) fn has(&self, parts: &[&str]) {
+        let text = self.text();
+        assert!(text.lines().any(|line| parts.iter().all(|part| line.contains(part))), "{parts:?} not in:\n{text}");
+    }
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! The codecs that a receiver holds: those of its bundles, and for each bundle those that it held before, so that transmitters can move from
+//! one to the next one by one.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use semlink_channel::pilots::Estimator;
+use semlink_codec::DecoderHalf;
+use semlink_service::Drain;
+use semlink_service::batch::Limits;
+use semlink_service::metrics::{BatchMetrics, BundleMetrics};
+use semlink_service::reload::{self, Directory};
+use tonic::Status;
+
+use crate::check::Checker;
+use crate::metrics::ReceiverMetrics;
+use crate::model::{self, Model, Telling};
+
+/// Characters of a foreign codec id that an error message repeats; a real id is a hash in hexadecimal.
+const ID_SHOWN: usize = 80;
+
+/// One codec, ready to decode.
+#[derive(Debug)]
+pub(crate) struct Codec {
+    pub(crate) id: String,
+    pub(crate) checker: Checker,
+    pub(crate) model: Model,
+}
+
+/// What every codec is run with.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) estimator: Estimator,
+    pub(crate) telling: Telling,
+    pub(crate) batches: Limits,
+    pub(crate) batch_metrics: BatchMetrics,
+    /// Codecs that are held of one bundle: the present one and those before it.
+    pub(crate) keep: usize,
+}
+
+/// All codecs.
+#[derive(Debug)]
+pub(crate) struct Codecs {
+    settings: Settings,
+    metrics: ReceiverMetrics,
+    bundle_metrics: BundleMetrics,
+    /// Of each bundle, the newest first.
+    held: RwLock<Vec<Vec<Arc<Codec>>>>,
+}
+
+impl Codec {
+    fn start(half: DecoderHalf, settings: &Settings) -> Result<Codec, String> {
+        let manifest = half.manifest();
+        let id = manifest.codec_id.clone();
+        let checker = Checker::new(manifest.rates().to_vec(), settings.estimator);
+        let model = Model::spawn(half, settings.telling, settings.batches, settings.batch_metrics.clone())
+            .map_err(|error| format!("no thread for the decoder: {error}"))?;
+        Ok(Codec { id, checker, model })
+    }
+}
+
+/// The decoder of this bundle, after a real forward pass.
+///
+/// # Errors
+/// What is wrong with the bundle, or that its decoder does not decode.
+pub(crate) fn open(bundle: &Path) -> Result<DecoderHalf, String> {
+    let half = DecoderHalf::open(bundle).map_err(|error| error.to_string())?;
+    model::probe(&half).map_err(|status| status.message().to_owned())?;
+    Ok(half)
+}
+
+impl Codecs {
+    /// The codecs of these decoders, one for each bundle.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub(crate) fn new(
+        halves: Vec<DecoderHalf>,
+        settings: Settings,
+        metrics: ReceiverMetrics,
+        bundle_metrics: BundleMetrics,
+    ) -> Result<Codecs, String> {
+        let start = |half: DecoderHalf| {
+            metrics.hold(half.manifest().labels.iter().map(String::as_str));
+            Codec::start(half, &settings).map(|codec| vec![Arc::new(codec)])
+        };
+        let held: Vec<_> = halves.into_iter().map(start).collect::<Result<_, _>>()?;
+        bundle_metrics.hold(held.iter().flatten().map(|codec| codec.id.as_str()));
+        Ok(Codecs { settings, metrics, bundle_metrics, held: RwLock::new(held) })
+    }
+
+    /// The codec of this id.
+    ///
+    /// # Errors
+    /// `FAILED_PRECONDITION` with the ids that are held.
+    #[allow(clippy::result_large_err, reason = "Status is the currency of gRPC services")]
+    pub(crate) fn get(&self, id: &str) -> Result<Arc<Codec>, Status> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(codec) = held.iter().flatten().find(|codec| codec.id == id) {
+            return Ok(Arc::clone(codec));
+        }
+        let other: String = id.chars().take(ID_SHOWN).collect();
+        let ids: Vec<String> = held.iter().flatten().map(|codec| format!("{:?}", codec.id)).collect();
+        Err(Status::failed_precondition(format!(
+            "frame was made with codec {other:?}, this receiver holds codec {}",
+            ids.join(", ")
+        )))
+    }
+
+    /// Takes in the decoder that a bundle has now; the one that it had goes on being held.
+    fn take(&self, bundle: usize, half: DecoderHalf) -> Result<(), String> {
+        let new = half.codec_id().to_owned();
+        self.metrics.hold(half.manifest().labels.iter().map(String::as_str));
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(of_bundle) = held.get_mut(bundle) else { return Err("no such bundle".to_owned()) };
+        // A codec that is back, after a rollback of the bundle, is the present one again.
+        let codec = match of_bundle.iter().position(|codec| codec.id == new) {
+            Some(index) => of_bundle.remove(index),
+            None => Arc::new(Codec::start(half, &self.settings)?),
+        };
+        of_bundle.insert(0, codec);
+        of_bundle.truncate(self.settings.keep.max(1));
+        self.bundle_metrics.hold(held.iter().flatten().map(|codec| codec.id.as_str()));
+        Ok(())
+    }
+
+    /// Takes in what a bundle changes to, until the drain begins. A bundle that cannot be served with changes nothing.
+    pub(crate) async fn follow(self: Arc<Self>, bundle: usize, mut directory: Directory, drain: Drain) {
+        let path: PathBuf = directory.path().to_owned();
+        loop {
+            tokio::select! {
+                () = drain.started() => return,
+                () = tokio::time::sleep(reload::PERIOD) => {}
+            }
+            let codecs = Arc::clone(&self);
+            let looked = tokio::task::spawn_blocking(move || {
+                let changed = directory.has_changed();
+                let taken = changed.then(|| {
+                    let half = open(directory.path())?;
+                    let id = half.codec_id().to_owned();
+                    codecs.take(bundle, half).map(|()| id)
+                });
+                (directory, taken)
+            });
+            let taken;
+            (directory, taken) = match looked.await {
+                Ok(looked) => looked,
+                // It panicked; what is held is good.
+                Err(error) => (Directory::watch(&path), Some(Err(error.to_string()))),
+            };
+            match taken {
+                Some(Ok(codec_id)) => {
+                    self.bundle_metrics.reloaded.inc();
+                    tracing::info!(bundle = %path.display(), codec_id, "codec taken in");
+                }
+                Some(Err(why)) => {
+                    self.bundle_metrics.refused.inc();
+                    tracing::warn!(bundle = %path.display(), why, "bundle changed, but cannot be served; the codec before it stays");
+                }
+                None => {}
+            }
+        }
+    }
+}
