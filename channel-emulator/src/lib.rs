@@ -15,6 +15,8 @@ mod config;
 mod control;
 mod distort;
 mod document;
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 mod links;
 mod metrics;

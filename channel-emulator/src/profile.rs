@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::schedule::{Axis, Schedule, Walked};
+use crate::schedule::{Axis, Schedule};
 use crate::transport::Transport;
 
 /// What the emulator tells the receiver about the channel.
@@ -43,7 +43,6 @@ pub(crate) struct Profile {
     pub(crate) version: u64,
     /// When the schedule was set.
     pub(crate) since: Instant,
-    pub(crate) walked: Arc<Walked>,
 }
 
 /// What a profile is made of, still unchecked.
@@ -78,7 +77,6 @@ impl Profile {
             chain,
             version: 0,
             since: Instant::now(),
-            walked: Arc::default(),
         };
         profile.check()?;
         Ok(profile)
@@ -126,7 +124,6 @@ impl Profile {
         if let Some(schedule) = &change.schedule {
             next.schedule = Schedule::from_wire(schedule).map_err(Status::invalid_argument)?.map(Arc::new);
             next.since = Instant::now();
-            next.walked = Arc::default();
         }
         if stages != self.chain.specs() {
             next.chain = Chain::with_library(&stages, library).map_err(invalid)?;
@@ -197,7 +194,7 @@ impl Profile {
             Axis::Frames => frame as f64,
             Axis::Seconds => self.since.elapsed().as_secs_f64(),
         };
-        schedule.snr_at(at, start, &self.walked, self.seed, link)
+        schedule.snr_at(at, start, self.seed, link)
     }
 
     /// As it travels.

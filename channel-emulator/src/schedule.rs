@@ -1,7 +1,6 @@
 //! An SNR that changes by itself, with time or frame number.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use rand::Rng as _;
 use rand_distr::StandardNormal;
@@ -11,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Points that a schedule may have: with it the message stays below gRPC's limit of 4 MiB.
 const MAX_POINTS: usize = 100_000;
-/// Steps of a random walk after which it stays.
-const MAX_STEPS: u64 = 100_000_000;
+/// A random walk has 2^LEVELS steps, after which it stays.
+const LEVELS: u32 = 27;
 
 /// What the SNR is a function of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -56,19 +55,6 @@ pub struct Walk {
     pub lowest_db: f32,
     /// Upper end in dB.
     pub highest_db: f32,
-}
-
-/// How far a random walk has been followed: its sum is a function of the number of steps, found by going there.
-#[derive(Debug, Default)]
-pub(crate) struct Walked(Mutex<Option<Steps>>);
-
-#[derive(Debug)]
-struct Steps {
-    seed: u64,
-    link: u64,
-    taken: u64,
-    sum: f64,
-    generator: rand_chacha::ChaCha8Rng,
 }
 
 impl Schedule {
@@ -128,9 +114,9 @@ impl Schedule {
     }
 
     /// SNR at a time or frame number.
-    pub(crate) fn snr_at(&self, at: f64, start: SnrDb, walked: &Walked, seed: u64, link: u64) -> SnrDb {
+    pub(crate) fn snr_at(&self, at: f64, start: SnrDb, seed: u64, link: u64) -> SnrDb {
         let db = match &self.walk {
-            Some(walk) => walk.at(at, start, walked, seed, link),
+            Some(walk) => walk.at(at, start, seed, link),
             None => self.point(at),
         };
         SnrDb::try_new(db).unwrap_or(start)
@@ -213,9 +199,9 @@ impl Walk {
         Ok(())
     }
 
-    fn at(&self, at: f64, start: SnrDb, walked: &Walked, seed: u64, link: u64) -> f32 {
-        let steps = ((at / self.every).floor().max(0.0) as u64).min(MAX_STEPS);
-        let free = f64::from(start.db()) + f64::from(self.step_db) * walked.sum(steps, seed, link);
+    fn at(&self, at: f64, start: SnrDb, seed: u64, link: u64) -> f32 {
+        let steps = (at / self.every).floor().max(0.0) as u64;
+        let free = f64::from(start.db()) + f64::from(self.step_db) * walked(steps, seed, link);
         // A walk between mirrors is a free one folded between them.
         let (low, high) = (f64::from(self.lowest_db), f64::from(self.highest_db));
         let folded = (free - low).rem_euclid(2.0 * (high - low));
@@ -223,22 +209,33 @@ impl Walk {
     }
 }
 
-impl Walked {
-    /// Sum of the first draws from N(0, 1).
-    fn sum(&self, count: u64, seed: u64, link: u64) -> f64 {
-        let mut steps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |steps: &Steps| steps.seed == seed && steps.link == link && steps.taken <= count;
-        if !steps.as_ref().is_some_and(fits) {
-            let generator = FrameKey { seed, link, stream: 0, frame: 0 }.generator(Substream::Walk);
-            *steps = Some(Steps { seed, link, taken: 0, sum: 0.0, generator });
-        }
-        let Some(steps) = steps.as_mut() else { return 0.0 };
-        while steps.taken < count {
-            steps.sum += steps.generator.sample::<f64, _>(StandardNormal);
-            steps.taken += 1;
-        }
-        steps.sum
+/// Sum of the first `count` of 2^[`LEVELS`] draws from N(0, 1), in a time that hardly depends on `count`: a frame names it, and any number may
+/// come next.
+///
+/// The sum of all is drawn first, then that of their first half given the whole, then that of the half of it that holds number `count`, and
+/// so on (Lévy's construction of Brownian motion). Of n draws that sum to s, the first half sums to N(s / 2, n / 4).
+fn walked(count: u64, seed: u64, link: u64) -> f64 {
+    let draw = |level: u32, part: u64| {
+        let key = FrameKey { seed, link, stream: level.into(), frame: part };
+        key.generator(Substream::Walk).sample::<f64, _>(StandardNormal)
+    };
+    let draws = |level: u32| (1u64 << level) as f64;
+    // Sums before and after part number `part` of 2^level draws.
+    let (mut before, mut after, mut part) = (0.0, draws(LEVELS).sqrt() * draw(LEVELS, 0), 0);
+    if count >= 1 << LEVELS {
+        return after;
     }
+    for level in (0..LEVELS).rev() {
+        let middle = (before + after) / 2.0 + (draws(level) / 2.0).sqrt() * draw(level, part);
+        part *= 2;
+        if count >> level & 1 == 0 {
+            after = middle;
+        } else {
+            before = middle;
+            part += 1;
+        }
+    }
+    before
 }
 
 #[cfg(test)]
@@ -255,7 +252,7 @@ mod tests {
 
     #[test]
     fn lines_steps_and_repetition() {
-        let at = |schedule: &Schedule, t| schedule.snr_at(t, snr(3.0), &Walked::default(), 0, 0).db();
+        let at = |schedule: &Schedule, t| schedule.snr_at(t, snr(3.0), 0, 0).db();
         let ramp = schedule(&[(10.0, 20.0), (20.0, 0.0), (20.0, 5.0), (40.0, -5.0)]);
         let found = [0.0, 10.0, 15.0, 19.5, 20.0, 30.0, 40.0, 1e9].map(|t| at(&ramp, t));
         assert_eq!(found, [20.0, 20.0, 10.0, 1.0, 5.0, 0.0, -5.0, -5.0]);
@@ -270,8 +267,7 @@ mod tests {
         let walk = Walk { every: 2.0, step_db: 1.5, lowest_db: -4.0, highest_db: 9.0 };
         let schedule = Schedule { walk: Some(walk), points: Vec::new(), ..schedule(&[]) };
         let go = |frames: &mut dyn Iterator<Item = u32>| {
-            let walked = Walked::default();
-            frames.map(|t| schedule.snr_at(f64::from(t), snr(3.0), &walked, 7, 0).db()).collect::<Vec<_>>()
+            frames.map(|t| schedule.snr_at(f64::from(t), snr(3.0), 7, 0).db()).collect::<Vec<_>>()
         };
         let forwards = go(&mut (0..3_000));
         let mut backwards = go(&mut (0..3_000).rev());
@@ -287,6 +283,27 @@ mod tests {
         let variance = free.iter().map(|x| x * x).sum::<f32>() / free.len() as f32;
         let tolerance = 5.0 * 2.25 * (2.0 / free.len() as f32).sqrt();
         assert!((variance - 2.25).abs() < tolerance, "{variance} of {}", free.len());
+    }
+
+    #[test]
+    fn sums_of_steps_have_the_moments_of_independent_draws_however_far_they_are() {
+        const SEEDS: u64 = 2_000;
+        let mean = |f: &dyn Fn(u64) -> f64| (0..SEEDS).map(f).sum::<f64>() / SEEDS as f64;
+        // A variance's standard error is its value times sqrt(2 / n); that of the mean product of two independent N(0, 1) sqrt(1 / n).
+        let (of_variance, of_product) = ((2.0 / SEEDS as f64).sqrt(), (1.0 / SEEDS as f64).sqrt());
+        for (from, to) in [(0, 1), (0, 100), (3, 4), (63, 65), (1 << 26, (1 << 26) + 1), (77_777_777, 77_777_784)] {
+            let variance = mean(&|seed| (walked(to, seed, 0) - walked(from, seed, 0)).powi(2)) / (to - from) as f64;
+            assert!((variance - 1.0).abs() < 5.0 * of_variance, "{from} to {to}: {variance}");
+        }
+        // Neighbouring steps, within one half and across the middle.
+        for at in [1, 2, 1 << 26, 99_999_999] {
+            let product = mean(&|seed| {
+                let [a, b, c] = [at - 1, at, at + 1].map(|count| walked(count, seed, 0));
+                (b - a) * (c - b)
+            });
+            assert!(product.abs() < 5.0 * of_product, "{at}: {product}");
+        }
+        assert_eq!(walked(u64::MAX, 3, 0), walked(1 << LEVELS, 3, 0));
     }
 
     #[test]

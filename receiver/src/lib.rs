@@ -15,6 +15,8 @@ mod check;
 mod codecs;
 mod config;
 mod decisions;
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 mod metrics;
 mod model;

@@ -7,6 +7,8 @@ mod data;
 pub mod dataset;
 mod error;
 mod fit;
+#[doc(hidden)]
+pub mod fuzzing;
 mod json;
 mod plot;
 mod progress;

@@ -231,7 +231,7 @@ impl Recipe {
         Self::check(toml::from_str(text).map_err(|e| e.to_string()))
     }
 
-    fn check(read: std::result::Result<Self, String>) -> std::result::Result<Self, Vec<String>> {
+    pub(crate) fn check(read: std::result::Result<Self, String>) -> std::result::Result<Self, Vec<String>> {
         let recipe = read.map_err(|fault| vec![fault.trim().replace('\n', " ")])?;
         let faults = recipe.faults();
         if faults.is_empty() { Ok(recipe) } else { Err(faults) }
@@ -370,7 +370,7 @@ fn layered(path: &Path, depth: usize) -> Result<toml::Table> {
     Ok(whole)
 }
 
-fn merge(onto: &mut toml::Table, changes: toml::Table) {
+pub(crate) fn merge(onto: &mut toml::Table, changes: toml::Table) {
     for (key, value) in changes {
         match (onto.get_mut(&key), value) {
             (Some(toml::Value::Table(onto)), toml::Value::Table(value)) if key != "student" => merge(onto, value),
@@ -382,7 +382,7 @@ fn merge(onto: &mut toml::Table, changes: toml::Table) {
 }
 
 /// Makes one change `section.key=value`.
-fn set(table: &mut toml::Table, change: &str) -> std::result::Result<(), String> {
+pub(crate) fn set(table: &mut toml::Table, change: &str) -> std::result::Result<(), String> {
     let usage = || format!("{change}: expected section.key=value, the value as in a recipe");
     let (path, value) = change.split_once('=').ok_or_else(usage)?;
     let value: toml::Table = toml::from_str(&format!("value = {value}")).map_err(|_| usage())?;

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use semlink_channel::{ChannelKind, ChannelUses, Complex32, SnrDb, power};
 use semlink_nn::{Mode, ops, runtime};
 
-use crate::bundle::{read_half, read_manifest};
+use crate::bundle::{MANIFEST_FILE, build_half, parse_manifest, read_half, read_manifest};
 use crate::{BundleError, Condition, EncoderNetwork, Error, Half, ImageError, ImageLimits, Input, Manifest, Result};
 
 /// Student encoder and CAT encoder of a bundle: frozen, stateless, to be shared between threads.
@@ -41,6 +41,17 @@ impl EncoderHalf {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, BundleError> {
         let manifest = read_manifest(dir.as_ref(), Half::Encoder)?;
         let network = read_half(dir.as_ref(), Half::Encoder, &manifest, |params| manifest.encoder_network(params))?;
+        Ok(Self { manifest, network })
+    }
+
+    /// The same from the content of the two files.
+    ///
+    /// # Errors
+    /// As for [`EncoderHalf::open`].
+    pub fn from_bytes(manifest: &[u8], weights: &[u8]) -> Result<Self, BundleError> {
+        let manifest = parse_manifest(MANIFEST_FILE.into(), manifest)?;
+        let path = Path::new(Half::Encoder.file_name());
+        let network = build_half(path, weights, Half::Encoder, &manifest, |params| manifest.encoder_network(params))?;
         Ok(Self { manifest, network })
     }
 

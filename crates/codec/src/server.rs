@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use semlink_channel::Complex32;
 use semlink_nn::runtime;
 
-use crate::bundle::{read_half, read_manifest};
+use crate::bundle::{MANIFEST_FILE, build_half, parse_manifest, read_half, read_manifest};
 use crate::{BundleError, Condition, Csi, DecoderNetwork, Error, Estimates, Half, Manifest, Result};
 
 /// CAT decoder and classifier of a bundle: frozen, stateless, to be shared between threads.
@@ -47,6 +47,17 @@ impl DecoderHalf {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, BundleError> {
         let manifest = read_manifest(dir.as_ref(), Half::Decoder)?;
         let network = read_half(dir.as_ref(), Half::Decoder, &manifest, |params| manifest.decoder_network(params))?;
+        Ok(Self { manifest, network })
+    }
+
+    /// The same from the content of the two files.
+    ///
+    /// # Errors
+    /// As for [`DecoderHalf::open`].
+    pub fn from_bytes(manifest: &[u8], weights: &[u8]) -> Result<Self, BundleError> {
+        let manifest = parse_manifest(MANIFEST_FILE.into(), manifest)?;
+        let path = Path::new(Half::Decoder.file_name());
+        let network = build_half(path, weights, Half::Decoder, &manifest, |params| manifest.decoder_network(params))?;
         Ok(Self { manifest, network })
     }
 

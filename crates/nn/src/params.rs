@@ -68,6 +68,8 @@ struct Inner {
 enum Source {
     /// Drawn from the seed, but for those that are given.
     Seed(u64, BTreeMap<String, Tensor>),
+    /// No values, only shapes.
+    Shapes,
     Checkpoint {
         tensors: BTreeMap<String, Tensor>,
         frozen: bool,
@@ -142,6 +144,12 @@ impl Params {
     pub fn warm(seed: u64, tensors: BTreeMap<String, Tensor>) -> Self {
         let device = tensors.values().next().map_or(Device::Cpu, |t| t.device().clone());
         Self::new(device, Source::Seed(seed, tensors))
+    }
+
+    /// Names and shapes alone: [`Params::tensors`] then tells what a network asks for. Every tensor is one zero seen many times over, so
+    /// that a description of any size takes next to no memory; nothing here can be trained.
+    pub fn shapes() -> Self {
+        Self::new(Device::Cpu, Source::Shapes)
     }
 
     /// Trainable parameters from a checkpoint. Half-precision tensors are converted to f32.
@@ -219,7 +227,7 @@ impl Params {
             return check_shape(&name, known.clone(), shape);
         }
         let value = self.value(&name, shape, |seed, count| init.draw(seed, &name, count))?;
-        if self.is_frozen() {
+        if self.is_frozen() || matches!(self.inner.source, Source::Shapes) {
             state.constants.insert(name, value.clone());
             return Ok(value);
         }
@@ -258,6 +266,7 @@ impl Params {
                     Ok(Tensor::from_vec(data, shape, &self.inner.device)?)
                 }
             },
+            Source::Shapes => Ok(Tensor::zeros((), DType::F32, &self.inner.device)?.broadcast_as(shape)?),
             Source::Checkpoint { tensors, .. } => match tensors.get(name) {
                 Some(t) => stored(name, t, shape),
                 None => Err(Error::MissingParam { name: name.to_owned() }),

@@ -6,7 +6,7 @@
 
 mod architecture;
 mod cost;
-mod draw;
+pub(crate) mod draw;
 mod latency;
 mod random;
 mod supernet;

@@ -8,7 +8,7 @@ mod read;
 mod write;
 
 pub use error::BundleError;
-pub(crate) use read::{read_half, read_manifest};
+pub(crate) use read::{build_half, parse_manifest, read_half, read_manifest};
 pub use write::{BundleDraft, write_bundle};
 
 use std::fmt;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use semlink_nn::{Params, checkpoint};
@@ -14,16 +14,21 @@ use crate::manifest::{BUNDLE_VERSION, Manifest, sha256};
 pub(crate) fn read_manifest(dir: &Path, half: Half) -> Result<Manifest, BundleError> {
     let path = dir.join(MANIFEST_FILE);
     let bytes = read(&path, half)?;
+    parse_manifest(path, &bytes)
+}
+
+/// Checks the content of `bundle.json`, which errors call `path`.
+pub(crate) fn parse_manifest(path: PathBuf, bytes: &[u8]) -> Result<Manifest, BundleError> {
     let syntax = |source| BundleError::ManifestSyntax { path: path.clone(), source };
     // The version first: in another version every other field may differ.
-    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(syntax)?;
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(syntax)?;
     if let Some(found) = value.get("version").and_then(serde_json::Value::as_u64)
         && found != u64::from(BUNDLE_VERSION)
     {
         return Err(BundleError::Version { path, found, supported: BUNDLE_VERSION });
     }
     // From the text, not from `value`: errors then carry line and column.
-    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(syntax)?;
+    let manifest: Manifest = serde_json::from_slice(bytes).map_err(syntax)?;
     if let Some(expected) = manifest.hashes.codec_id()
         && expected != manifest.codec_id
     {
@@ -43,11 +48,23 @@ pub(crate) fn read_half<N>(
 ) -> Result<N, BundleError> {
     let path = dir.join(half.file_name());
     let bytes = read(&path, half)?;
-    let tensors = check_file(&path, half, half.hash(&manifest.hashes), &bytes)?;
-    // The networks themselves say which tensors they consist of.
-    let template = Params::init(0, &Device::Cpu);
+    build_half(&path, &bytes, half, manifest, build)
+}
+
+/// The same for the content of the file, which errors call `path`.
+pub(crate) fn build_half<N>(
+    path: &Path,
+    bytes: &[u8],
+    half: Half,
+    manifest: &Manifest,
+    build: impl Fn(&Params) -> crate::Result<N>,
+) -> Result<N, BundleError> {
+    let tensors = check_file(path, half, half.hash(&manifest.hashes), bytes)?;
+    // The networks themselves say which tensors they consist of. Their shapes alone: a manifest may describe networks of any size, and
+    // nothing as large is allocated before the file turns out to hold it.
+    let template = Params::shapes();
     build(&template)?;
-    check_tensors(&path, &tensors, &template.tensors().map_err(crate::Error::from)?)?;
+    check_tensors(path, &tensors, &template.tensors().map_err(crate::Error::from)?)?;
     Ok(build(&Params::frozen(tensors))?)
 }
 

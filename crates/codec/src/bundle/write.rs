@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use semlink_nn::{Params, checkpoint};
 
 use super::read::check_tensors;
@@ -72,7 +72,7 @@ pub fn write_bundle(
         return Err(BundleError::Manifest { path: manifest_path, faults });
     }
     for (half, content) in [(Half::Encoder, &encoder), (Half::Decoder, &decoder)] {
-        let template = Params::init(0, &Device::Cpu);
+        let template = Params::shapes();
         match half {
             Half::Encoder => drop(manifest.encoder_network(&template)?),
             Half::Decoder => drop(manifest.decoder_network(&template)?),
