@@ -5,7 +5,7 @@ use semlink_proto::v1;
 use tonic::Status;
 
 use crate::distort::distort;
-use crate::links::{LinkConfig, key};
+use crate::links::{LinkConfig, Way, key};
 use crate::profile::{Parts, Profile};
 use crate::transport::Line;
 
@@ -24,7 +24,7 @@ impl Channel {
     #[allow(clippy::result_large_err, reason = "Status is the currency of gRPC services")]
     pub fn new(settings: &v1::LinkSettings, library: Library<'_>) -> Result<Channel, Status> {
         let config = LinkConfig::from_wire(settings)?;
-        config.hop().map_err(Status::invalid_argument)?;
+        config.hop(&Way::default()).map_err(Status::invalid_argument)?;
         let LinkConfig { name, csi, seed, stages, transport, schedule, .. } = config;
         let profile = Profile::new(Parts { stages: &stages, csi, seed, transport, schedule }, library);
         Ok(Channel { name, profile: profile.map_err(Status::invalid_argument)? })

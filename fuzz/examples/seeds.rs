@@ -145,15 +145,17 @@ fn control() -> Seeds {
         walk: Some(v1::RandomWalk { every: 2.0, step_db: 1.0, lowest_db: -5.0, highest_db: 15.0 }),
         ..Default::default()
     };
-    let transport =
-        v1::Transport { loss: 0.1, delay_ms: 20.0, jitter_ms: 5.0, reorder: 0.2, symbols_per_second: 1e6 };
+    let transport = v1::Transport { loss: 0.1, delay_ms: 20.0, jitter_ms: 5.0, reorder: 0.2, symbols_per_second: 1e6 };
     let mut seeds = Vec::new();
     let changes = [
         ("snr", v1::SetChannelRequest { snr_db: Some(-3.0), ..Default::default() }),
         ("kind", v1::SetChannelRequest { kind: Some(3), k_factor_db: Some(6.0), ..Default::default() }),
         ("coherence", v1::SetChannelRequest { kind: Some(2), coherence: Some(8), seed: Some(9), ..Default::default() }),
         ("csi", v1::SetChannelRequest { csi: Some(2), link: "default".into(), ..Default::default() }),
-        ("stages", v1::SetChannelRequest { stages: stages("rayleigh,doppler=0.02 awgn,snr_db=4"), ..Default::default() }),
+        (
+            "stages",
+            v1::SetChannelRequest { stages: stages("rayleigh,doppler=0.02 awgn,snr_db=4"), ..Default::default() },
+        ),
         ("transport", v1::SetChannelRequest { transport: Some(transport), ..Default::default() }),
         (
             "points",

@@ -6,8 +6,8 @@ use candle_core::Device;
 use semlink_channel::{ChannelUses, Complex32};
 use semlink_codec::cells::{CellConfig, CellKind, CellLayout, Edge, Genotype, Operation};
 use semlink_codec::{
-    BlocksConfig, BundleDraft, CatConfig, Csi, DecoderHalf, DecoderNetwork, EncoderHalf, EncoderNetwork, EncoderState, Half,
-    Input, InputSpec, MANIFEST_FILE, Received, ResidualConfig, StageConfig, StudentConfig, testing, write_bundle,
+    BlocksConfig, BundleDraft, CatConfig, Csi, DecoderHalf, DecoderNetwork, EncoderHalf, EncoderNetwork, EncoderState,
+    Half, Input, InputSpec, MANIFEST_FILE, Received, ResidualConfig, StageConfig, StudentConfig, testing, write_bundle,
 };
 use semlink_nn::Params;
 use serde_json::{Value, json};

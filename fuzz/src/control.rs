@@ -13,7 +13,8 @@ const MOST_LINKS: usize = 4;
 
 /// Links that are changed.
 static LINKS: LazyLock<Vec<Channel>> = LazyLock::new(|| {
-    let chains = ["awgn,snr_db=5", "rician,k_factor_db=3,coherence=4 awgn,snr_db=0 adc,bits=4", "tdl,profile=A awgn,snr_db=0"];
+    let chains =
+        ["awgn,snr_db=5", "rician,k_factor_db=3,coherence=4 awgn,snr_db=0 adc,bits=4", "tdl,profile=A awgn,snr_db=0"];
     chains.iter().map(|chain| Channel::new(&settings(chain), &library).expect("a channel")).collect()
 });
 

@@ -60,11 +60,12 @@ fn network(config: &CellConfig) {
 }
 
 fn drawn(source: &mut Source<'_>) -> CellConfig {
-    let kind = |byte: u8| if byte % 2 == 0 { CellKind::Normal } else { CellKind::Reduction };
+    let kind = |byte: u8| if byte.is_multiple_of(2) { CellKind::Normal } else { CellKind::Reduction };
     let stem = (0..source.byte() % 10).map(|_| source.below(1026)).collect();
     let width = source.below(1026);
     let cells = (0..source.byte() % 34).map(|_| kind(source.byte())).collect();
-    let layout = CellLayout { stem, width, cells, nodes: usize::from(source.byte() % 10), features: source.below(4098) };
+    let layout =
+        CellLayout { stem, width, cells, nodes: usize::from(source.byte() % 10), features: source.below(4098) };
     let mut cell = || -> Cell {
         let edge = |source: &mut Source<'_>| {
             let from = usize::from(source.byte());

@@ -11,9 +11,8 @@ use crate::edit::{Source, edit};
 /// Most edits of one input.
 const MOST_EDITS: usize = 8;
 
-static BASE: LazyLock<toml::Table> = LazyLock::new(|| {
-    toml::from_str(include_str!("../../recipes/fashion-mnist.toml")).expect("the shipped recipe")
-});
+static BASE: LazyLock<toml::Table> =
+    LazyLock::new(|| toml::from_str(include_str!("../../recipes/fashion-mnist.toml")).expect("the shipped recipe"));
 static DOCUMENTS: LazyLock<[Value; 2]> = LazyLock::new(|| {
     let hand_made = include_str!("../../recipes/fashion-pairs.toml");
     let mut own: toml::Table = toml::from_str(hand_made).expect("a shipped recipe");

@@ -99,11 +99,13 @@ pub fn recordings() -> [Pair; 4] {
     let dir = tempfile::tempdir().expect("a folder");
     let symbols: Vec<Complex32> = (0..6u8).map(|i| Complex32::new(f32::from(i) - 2.5, 0.5)).collect();
     let (pilots, payload) = symbols.split_at(2);
-    let start = Start { link: "uplink".into(), hop_key: 3, sample_rate_hz: Some(1e6), description: "two frames".into() };
+    let start =
+        Start { link: "uplink".into(), hop_key: 3, sample_rate_hz: Some(1e6), description: "two frames".into() };
     let mut recorder = Recorder::create(dir.path(), "run", start).expect("a recorder");
     recorder.profile(0, &json!({ "snr_db": 10 })).expect("a profile");
     for id in 0..2 {
-        let note = Note { id, pilots: 2, symbols: 4, snr_db_requested: 10.0, snr_db_realised: Some(9.5), ..Note::default() };
+        let note =
+            Note { id, pilots: 2, symbols: 4, snr_db_requested: 10.0, snr_db_realised: Some(9.5), ..Note::default() };
         let frame = FrameSymbols { pilots, symbols: payload };
         recorder.frame(&note, frame, frame).expect("a frame");
     }

@@ -119,7 +119,7 @@ async fn beyond_the_door_calls_are_refused_and_streams_wait() {
         held.push(air.frame().await);
     }
     let status = client.classify(request(9)).await.expect_err("a full house");
-    assert_refused(&status, Code::ResourceExhausted, &["try again"]);
+    assert_refused(&status, Code::ResourceExhausted, &["too many images"]);
 
     let mut seen = Vec::new();
     for _ in 0..5 {

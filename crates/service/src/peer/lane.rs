@@ -61,6 +61,7 @@ enum End {
 struct Open<'a> {
     shared: &'a Shared,
     lane: LaneId,
+    wake: Arc<Notify>,
     why: String,
 }
 
@@ -189,7 +190,9 @@ impl Shared {
                 }
                 // An error: the stream was not opened.
                 let id = (*lane.wait_for(Option::is_some).await.ok()?)?;
-                waiting.next(id, &mut ready);
+                if !waiting.next(id, &mut ready) {
+                    return None;
+                }
                 if ready.is_empty() {
                     wake.notified().await;
                 }
@@ -310,13 +313,15 @@ impl<'a> Open<'a> {
         shared.metrics.connects.inc();
         shared.metrics.sessions.inc();
         shared.open.send_modify(|open| *open += 1);
-        Open { shared, lane: shared.waiting.open(wake), why: "the stream was given up".to_owned() }
+        Open { shared, lane: shared.waiting.open(Arc::clone(&wake)), wake, why: "the stream was given up".to_owned() }
     }
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         let back = self.shared.waiting.close(self.lane, &self.why);
+        // What writes its frames ends, and with it the connection.
+        self.wake.notify_one();
         self.shared.metrics.resent.inc_by(back.resent as u64);
         self.shared.metrics.disconnects.inc();
         self.shared.metrics.sessions.dec();

@@ -157,13 +157,14 @@ impl Waiting {
     }
 
     /// The next frames that a stream is to write, some at a time, with the time that the next hop has for each.
-    pub(super) fn next(&self, lane: LaneId, out: &mut VecDeque<v1::Frame>) {
+    /// `false` once the stream is closed.
+    pub(super) fn next(&self, lane: LaneId, out: &mut VecDeque<v1::Frame>) -> bool {
         let now = Instant::now();
         let mut table = self.table();
         let Table { frames, lanes, .. } = &mut *table;
-        let Some(lane) = lanes.iter_mut().find(|other| other.id == lane) else { return };
+        let Some(lane) = lanes.iter_mut().find(|other| other.id == lane) else { return false };
         while out.len() < AT_ONCE {
-            let Some(id) = lane.queue.pop_front() else { return };
+            let Some(id) = lane.queue.pop_front() else { break };
             // Missing: the caller has left, so that nothing is sent.
             if let Some(entry) = frames.get_mut(&id) {
                 entry.sends += 1;
@@ -171,6 +172,7 @@ impl Waiting {
                 out.push_back(v1::Frame { time_left_us: micros(left), ..entry.frame.clone() });
             }
         }
+        true
     }
 
     /// A stream broke: its frames go to others, or wait.
