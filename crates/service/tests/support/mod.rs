@@ -98,7 +98,7 @@ impl link_server::Link for Fake {
                 .boxed(),
             Manner::Leaves => frames.take(1).filter_map(|_| async { None }).boxed(),
             Manner::Floods(drain) => {
-                futures::stream::repeat_with(|| Ok(report(&frame(7, 7)))).take_until(drain.started()).boxed()
+                futures::stream::repeat_with(|| Ok(report(&frame(7, 42)))).take_until(drain.started()).boxed()
             }
             Manner::Deaf => futures::stream::pending().chain(frames.map(|frame| Ok(report(&frame)))).boxed(),
             Manner::Hangs | Manner::Tells(_) => futures::stream::pending().boxed(),
