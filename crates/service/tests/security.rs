@@ -12,7 +12,7 @@ use semlink_service::security::{ClientArgs, Credentials, Plaintext, Secret, Serv
 use semlink_service::shell::{Counters, Outcome, Reason};
 use semlink_service::{Shell, ShellArgs, ShellConfig};
 use support::lab::{Authority, Identity, Lab, Log};
-use support::{Manner, Service, frame, transmit, transmit_as};
+use support::{Manner, Service, frame, stop_the_clock, transmit, transmit_as};
 use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
@@ -195,7 +195,7 @@ async fn a_silent_client_does_not_keep_a_tls_connection() {
     // The beginning of a handshake, never the rest.
     tokio::io::AsyncWriteExt::write_all(&mut slow, &[22, 3, 1]).await.expect("sent");
     transmit(setting.connect(&setting.trusting()).await.expect("a connection")).await.expect("served meanwhile");
-    tokio::time::pause();
+    let _steps = stop_the_clock();
     for tcp in [&mut silent, &mut slow] {
         let mut rest = Vec::new();
         let _ = tokio::io::AsyncReadExt::read_to_end(tcp, &mut rest).await;
