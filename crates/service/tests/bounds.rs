@@ -11,7 +11,7 @@ use semlink_proto::v1::{self, link_client::LinkClient};
 use semlink_service::shell::{Counters, Limits, Reason};
 use semlink_service::{Shell, ShellConfig};
 use support::lab::Log;
-use support::{Manner, Service, frame, transmit};
+use support::{Manner, Service, frame, stop_the_clock, transmit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -31,7 +31,10 @@ async fn start(limits: Limits, manner: impl FnOnce(semlink_service::Drain) -> Ma
 }
 
 async fn connect(service: &Service) -> TcpStream {
-    TcpStream::connect(service.url.trim_start_matches("http://")).await.expect("a listening service")
+    let tcp = TcpStream::connect(service.url.trim_start_matches("http://")).await.expect("a listening service");
+    // Else the system keeps small writes back for a time that no stopped clock knows.
+    tcp.set_nodelay(true).expect("an open connection");
+    tcp
 }
 
 fn refused(counters: &Counters, reason: &'static str) -> u64 {
@@ -95,7 +98,8 @@ async fn status(answer: Response<h2::RecvStream>) -> (Code, String) {
     if let Some(status) = of(&head.headers) {
         return status;
     }
-    assert!(body.data().await.is_none(), "no message");
+    let message = body.data().await;
+    assert!(message.is_none(), "{message:?}");
     of(&body.trailers().await.expect("no reset").expect("trailers")).expect("a status")
 }
 
@@ -103,11 +107,11 @@ async fn status(answer: Response<h2::RecvStream>) -> (Code, String) {
 async fn a_connection_that_does_not_begin_in_time_is_closed() {
     let log = Log::capture();
     let (service, counters) = start(Limits::default(), Manner::Tells).await;
+    let began = Instant::now();
     let mut silent = connect(&service).await;
     let (mut reader, mut writer) = connect(&service).await.into_split();
     is_served(&service).await;
-    tokio::time::pause();
-    let began = Instant::now();
+    let _steps = stop_the_clock();
     let drip = async {
         for byte in PREFACE {
             if writer.write_all(&[*byte]).await.is_err() {
@@ -145,16 +149,15 @@ async fn a_connection_that_ends_before_it_begins_is_not_counted() {
 }
 
 #[tokio::test]
-#[ignore = "not finished: the test does not drive the paused clock as the shell needs it"]
 async fn a_message_a_byte_at_a_time_ends_its_stream() {
+    let began = Instant::now();
     let log = Log::capture();
     let (service, counters) = start(Limits::default(), Manner::Tells).await;
     let mut raw = Raw::connect(&service, &h2::client::Builder::new()).await;
     let RawCall { answer, mut body } = raw.transmit(&[]).await;
     // A message of 100 bytes.
     body.send_data(Bytes::from_static(&[0, 0, 0, 0, 100]), false).expect("sent");
-    tokio::time::pause();
-    let began = Instant::now();
+    let _steps = stop_the_clock();
     let drip = tokio::spawn(async move {
         while body.send_data(Bytes::from_static(&[1]), false).is_ok() {
             tokio::time::sleep(Duration::from_secs(10)).await;
@@ -174,6 +177,7 @@ async fn a_message_a_byte_at_a_time_ends_its_stream() {
 
 #[tokio::test]
 async fn a_stream_that_nothing_is_sent_on_ends_and_one_that_only_listens_does_not() {
+    let began = Instant::now();
     let (service, counters) = start(Limits::default(), Manner::Tells).await;
     let (quiet, quiet_counters) = start(Limits::default(), |_| Manner::Hangs).await;
     let mut idle = LinkClient::new(service.channel().await);
@@ -183,8 +187,7 @@ async fn a_stream_that_nothing_is_sent_on_ends_and_one_that_only_listens_does_no
     let mut listening = LinkClient::new(quiet.channel().await);
     let mut nothing = listening.transmit(stream::empty::<v1::Frame>()).await.expect("a stream").into_inner();
     assert_eq!(reports.message().await.expect("a report").map(|report| report.id), Some(1));
-    tokio::time::pause();
-    let began = Instant::now();
+    let _steps = stop_the_clock();
     let status = reports.message().await.expect_err("it ends");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
     assert!(status.message().contains("idle"), "{status}");
@@ -201,11 +204,11 @@ async fn a_stream_that_nothing_is_sent_on_ends_and_one_that_only_listens_does_no
 /// The request of a stream that its service does not read either cannot be told; its stream is reset.
 #[tokio::test]
 async fn an_idle_stream_that_nobody_reads_is_reset() {
+    let began = Instant::now();
     let (service, counters) = start(Limits::default(), |_| Manner::Deaf).await;
     let mut link = LinkClient::new(service.channel().await);
     let mut reports = link.transmit(stream::pending::<v1::Frame>()).await.expect("a stream").into_inner();
-    tokio::time::pause();
-    let began = Instant::now();
+    let _steps = stop_the_clock();
     reports.message().await.expect_err("it is reset");
     assert!((600..=620).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     assert_eq!(stalled(&counters, "idle"), 1);
@@ -216,8 +219,8 @@ async fn an_idle_stream_that_nobody_reads_is_reset() {
 }
 
 #[tokio::test]
-#[ignore = "not finished: the test does not drive the paused clock as the shell needs it"]
 async fn a_client_that_never_reads_loses_its_stream_and_no_other() {
+    let began = Instant::now();
     let log = Log::capture();
     let (service, counters) = start(Limits::default(), Manner::Floods).await;
     // Room on the connection, none on the stream: only this stream is stuck.
@@ -226,8 +229,7 @@ async fn a_client_that_never_reads_loses_its_stream_and_no_other() {
     let mut unread = stuck.answer.await.expect("an answer").into_body();
     let read = raw.transmit(&[]).await;
     let mut reads = read.answer.await.expect("an answer").into_body();
-    tokio::time::pause();
-    let began = Instant::now();
+    let _steps = stop_the_clock();
     // The other one reads, now and then, for as long as the service has patience with the first.
     while stalled(&counters, "unread") == 0 {
         let some = reads.data().await.expect("no end").expect("no reset");
@@ -235,7 +237,7 @@ async fn a_client_that_never_reads_loses_its_stream_and_no_other() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(began.elapsed().as_secs() < 400);
     }
-    assert!(began.elapsed().as_secs() >= 299, "{:?}", began.elapsed());
+    assert!(began.elapsed().as_secs() >= 300, "{:?}", began.elapsed());
     let error = loop {
         match unread.data().await.expect("no end") {
             // What had been sent already.
@@ -361,12 +363,13 @@ async fn connections_beyond_the_limit_are_closed() {
 }
 
 #[tokio::test]
-#[ignore = "not finished: the test does not drive the paused clock as the shell needs it"]
 async fn a_full_house_says_so_with_advice_and_still_tells_its_health() {
     let (service, counters) = start(Limits { calls: 1, ..Limits::default() }, Manner::Tells).await;
     let channel = service.channel().await;
     let mut link = LinkClient::new(channel.clone());
-    let open = link.transmit(stream::pending::<v1::Frame>()).await.expect("a stream");
+    let (frames, sent) = tokio::sync::mpsc::channel::<v1::Frame>(1);
+    let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
+    let open = link.transmit(sent).await.expect("a stream");
     assert_eq!(counters.calls.get(), 1);
     let status = transmit(channel.clone()).await.expect_err("no room");
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
@@ -376,7 +379,7 @@ async fn a_full_house_says_so_with_advice_and_still_tells_its_health() {
     assert_eq!(counters.calls_refused.get(), 1);
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
     health.check(tonic_health::pb::HealthCheckRequest::default()).await.expect("health");
-    drop(open);
+    drop((frames, open));
     while counters.calls.get() > 0 {
         tokio::task::yield_now().await;
     }
@@ -386,10 +389,10 @@ async fn a_full_house_says_so_with_advice_and_still_tells_its_health() {
 
 #[tokio::test]
 async fn a_connection_without_calls_is_closed_in_time() {
+    let began = Instant::now();
     let (service, counters) = start(Limits::default(), Manner::Tells).await;
     let raw = Raw::connect(&service, &h2::client::Builder::new()).await;
-    tokio::time::pause();
-    let began = Instant::now();
+    let _steps = stop_the_clock();
     let Raw { requests, connection } = raw;
     connection.await.expect("no panic").expect("a goodbye");
     assert!((300..=310).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());

@@ -47,6 +47,48 @@ async fn health_and_reflection_know_the_services() {
     service.stop().await;
 }
 
+/// What a generic tool needs to describe everything: each file by the name that another imports it under, and symbols in them.
+#[tokio::test]
+async fn reflection_leads_to_every_file_in_both_versions() {
+    use prost::Message as _;
+    use tonic_reflection::pb::v1alpha::{
+        ServerReflectionRequest as OldRequest, server_reflection_client::ServerReflectionClient as OldClient,
+        server_reflection_request::MessageRequest as OldMessage,
+        server_reflection_response::MessageResponse as OldAnswer,
+    };
+    let service = Service::start(Manner::Reports).await;
+    let channel = service.channel().await;
+    let mut wanted = vec!["semlink/v1/semlink.proto".to_owned()];
+    let mut seen = Vec::new();
+    while let Some(name) = wanted.pop() {
+        if seen.contains(&name) {
+            continue;
+        }
+        let asked = MessageRequest::FileByFilename(name.clone());
+        let asked = ServerReflectionRequest { host: String::new(), message_request: Some(asked) };
+        let answers = ServerReflectionClient::new(channel.clone()).server_reflection_info(stream::iter([asked])).await;
+        let answer = answers.expect("reflection").into_inner().message().await.expect("an answer").expect("one");
+        let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response else {
+            panic!("{name}: {answer:?}")
+        };
+        for file in files.file_descriptor_proto {
+            let file = semlink_proto::prost_types::FileDescriptorProto::decode(&file[..]).expect("a descriptor");
+            wanted.extend(file.dependency);
+        }
+        seen.push(name);
+    }
+    assert!(seen.contains(&"google/protobuf/struct.proto".to_owned()), "{seen:?}");
+    for symbol in ["semlink.v1.Frame", "google.protobuf.Struct", "grpc.health.v1.Health"] {
+        let asked = OldMessage::FileContainingSymbol(symbol.to_owned());
+        let asked = OldRequest { host: String::new(), message_request: Some(asked) };
+        let answers = OldClient::new(channel.clone()).server_reflection_info(stream::iter([asked])).await;
+        let answer = answers.expect("reflection").into_inner().message().await.expect("an answer").expect("one");
+        assert!(matches!(answer.message_response, Some(OldAnswer::FileDescriptorResponse(_))), "{symbol}: {answer:?}");
+    }
+    drop(channel);
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn a_service_says_itself_when_it_is_ready() {
     let shell = Shell::new("test");

@@ -4,6 +4,9 @@
 
 pub(crate) mod lab;
 
+use std::io::{Read as _, Write as _};
+use std::time::Duration;
+
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use semlink_proto::v1::{self, link_client, link_server};
@@ -12,6 +15,7 @@ use semlink_service::{Drain, Error, Shell};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -98,7 +102,7 @@ impl link_server::Link for Fake {
                 .boxed(),
             Manner::Leaves => frames.take(1).filter_map(|_| async { None }).boxed(),
             Manner::Floods(drain) => {
-                futures::stream::repeat_with(|| Ok(report(&frame(7, 7)))).take_until(drain.started()).boxed()
+                futures::stream::repeat_with(|| Ok(report(&frame(7, 42)))).take_until(drain.started()).boxed()
             }
             Manner::Deaf => futures::stream::pending().chain(frames.map(|frame| Ok(report(&frame)))).boxed(),
             Manner::Hangs | Manner::Tells(_) => futures::stream::pending().boxed(),
@@ -120,6 +124,33 @@ pub(crate) async fn transmit_as(channel: Channel, credentials: &Credentials) -> 
     let report = reports.message().await?.ok_or_else(|| Status::internal("no report"))?;
     assert_eq!((report.id, report.decode_us), (7, 42));
     Ok(report)
+}
+
+/// Stops the clock, which then jumps from timer to timer whether or not bytes are under way: it would be over before they arrive. So
+/// it is led in small steps, each of which lasts as long as a byte needs there and back; while a blocking task runs, it stands still.
+pub(crate) fn stop_the_clock() -> AbortOnDropHandle<()> {
+    tokio::time::pause();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let mut here = std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+    let (mut there, _) = listener.accept().expect("a connection");
+    here.set_nodelay(true).expect("an open connection");
+    there.set_nodelay(true).expect("an open connection");
+    let mut there_and_back = move || {
+        here.write_all(&[1])?;
+        there.read_exact(&mut [0])?;
+        there.write_all(&[1])?;
+        here.read_exact(&mut [0])
+    };
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let step = tokio::task::spawn_blocking(move || {
+                there_and_back().expect("an open connection");
+                there_and_back
+            });
+            there_and_back = step.await.expect("no panic");
+        }
+    }))
 }
 
 /// A report that shows which frame it is of.
