@@ -1,7 +1,7 @@
 //! The codecs that a receiver holds: those of its bundles, and for each bundle those that it held before, so that transmitters can move from
 //! one to the next one by one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use semlink_channel::pilots::Estimator;
@@ -9,7 +9,7 @@ use semlink_codec::DecoderHalf;
 use semlink_service::Drain;
 use semlink_service::batch::Limits;
 use semlink_service::metrics::{BatchMetrics, BundleMetrics};
-use semlink_service::reload::{self, Directory};
+use semlink_service::reload::Directory;
 use tonic::Status;
 
 use crate::check::Checker;
@@ -126,38 +126,21 @@ impl Codecs {
 
     /// Takes in what a bundle changes to, until the drain begins. A bundle that cannot be served with changes nothing.
     pub(crate) async fn follow(self: Arc<Self>, bundle: usize, mut directory: Directory, drain: Drain) {
-        let path: PathBuf = directory.path().to_owned();
-        loop {
-            tokio::select! {
-                () = drain.started() => return,
-                () = tokio::time::sleep(reload::PERIOD) => {}
-            }
-            let codecs = Arc::clone(&self);
-            let looked = tokio::task::spawn_blocking(move || {
-                let changed = directory.has_changed();
-                let taken = changed.then(|| {
-                    let half = open(directory.path())?;
-                    let id = half.codec_id().to_owned();
-                    codecs.take(bundle, half).map(|()| id)
-                });
-                (directory, taken)
+        while let Some(opened) = directory.next(&drain, open).await {
+            let taken = opened.and_then(|half| {
+                let id = half.codec_id().to_owned();
+                self.take(bundle, half).map(|()| id)
             });
-            let taken;
-            (directory, taken) = match looked.await {
-                Ok(looked) => looked,
-                // It panicked; what is held is good.
-                Err(error) => (Directory::watch(&path), Some(Err(error.to_string()))),
-            };
+            let bundle = directory.path().display();
             match taken {
-                Some(Ok(codec_id)) => {
+                Ok(codec_id) => {
                     self.bundle_metrics.reloaded.inc();
-                    tracing::info!(bundle = %path.display(), codec_id, "codec taken in");
+                    tracing::info!(%bundle, codec_id, "codec taken in");
                 }
-                Some(Err(why)) => {
+                Err(why) => {
                     self.bundle_metrics.refused.inc();
-                    tracing::warn!(bundle = %path.display(), why, "bundle changed, but cannot be served; the codec before it stays");
+                    tracing::warn!(%bundle, why, "bundle changed, but cannot be served; the codec before it stays");
                 }
-                None => {}
             }
         }
     }

@@ -64,7 +64,7 @@ impl Inner {
             Ok((report, repeated)) => {
                 if repeated {
                     self.metrics.repeated();
-                } else {
+                } else if !frame.trial {
                     self.metrics.reported(&report);
                 }
                 span.set("semlink.repeated", repeated);
@@ -74,7 +74,9 @@ impl Inner {
             Err(status) => {
                 span.fail(&status);
                 let report = v1::FrameReport { id, error: Some(wire::error(&status)), ..Default::default() };
-                self.metrics.reported(&report);
+                if !frame.trial {
+                    self.metrics.reported(&report);
+                }
                 report
             }
         }

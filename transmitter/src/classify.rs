@@ -240,7 +240,7 @@ impl Transmitter for TransmitterService {
                 TryAcquireError::Closed => Status::unavailable("the transmitter is shutting down"),
             }
         })?;
-        let timeout = deadline::of_call(request.metadata());
+        let timeout = deadline::of_call(request.metadata().as_ref());
         let parent = traces::parent(request.metadata()).map(str::to_owned);
         let request = request.into_inner();
         let deadline = deadline::first(inner.patience, [timeout, wanted(&request)]);

@@ -3,7 +3,6 @@
 //! A bundle whose files change is read again. Its encoder is taken once a frame of it has come back decided: a receiver that does not hold the
 //! codec yet changes nothing here. The one before it is kept, for images that meet a receiver which holds only that.
 
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use semlink_service::batch::Limits;
 use semlink_service::config::Problems;
 use semlink_service::metrics::{BatchMetrics, BundleMetrics};
 use semlink_service::peer::LinkClient;
-use semlink_service::reload::{self, Directory};
+use semlink_service::reload::Directory;
 use semlink_service::{Drain, wire};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -116,45 +115,35 @@ impl Codecs {
 
     /// Takes in what the bundle changes to, until the drain begins.
     pub(crate) async fn follow(self: Arc<Self>, mut directory: Directory, link: LinkClient, drain: Drain) {
-        let path: PathBuf = directory.path().to_owned();
         let mut told = None;
         loop {
-            tokio::select! {
-                () = drain.started() => return,
-                () = tokio::time::sleep(reload::PERIOD) => {}
-            }
             let codecs = Arc::clone(&self);
-            let looked = tokio::task::spawn_blocking(move || {
-                let opened = directory.has_changed().then(|| codecs.open());
-                (directory, opened)
-            });
-            let opened;
-            (directory, opened) = match looked.await {
-                Ok(looked) => looked,
-                // It panicked; the codec that is there is good.
-                Err(error) => (Directory::watch(&path), Some(Err(error.to_string()))),
-            };
-            let Some(opened) = opened else { continue };
+            let Some(opened) = directory.next(&drain, move |_| codecs.open()).await else { return };
             let taken = match opened {
                 Ok(encoder) => self.take(encoder, &link).await,
                 Err(why) => Err(Refusal::Bundle(why)),
             };
+            let bundle = directory.path().display().to_string();
             match taken {
                 Ok(codec_id) => {
                     told = None;
                     self.metrics.reloaded.inc();
-                    tracing::info!(bundle = %path.display(), codec_id, "codec taken");
+                    tracing::info!(bundle, codec_id, "codec taken");
                 }
                 Err(Refusal::Bundle(why)) => {
                     self.metrics.refused.inc();
-                    tracing::warn!(bundle = %path.display(), why, "bundle changed, but cannot be served; the codec before it stays");
+                    tracing::warn!(bundle, why, "bundle changed, but cannot be served; the codec before it stays");
                 }
                 Err(Refusal::Link(status)) => {
                     directory.look_again();
                     // Once for each reason: it is tried again and again.
                     if told.replace(status.code()) != Some(status.code()) {
                         self.metrics.refused.inc();
-                        tracing::warn!(bundle = %path.display(), why = status.message(), "bundle changed, but its codec does not come through yet; the one before it stays");
+                        tracing::warn!(
+                            bundle,
+                            why = status.message(),
+                            "bundle changed, but its codec does not come through yet; the one before it stays"
+                        );
                     }
                 }
             }

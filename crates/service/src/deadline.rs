@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
 
-/// Of a call, in the metadata: see gRPC over HTTP/2, "Timeout".
+/// Of a call, in its headers: see gRPC over HTTP/2, "Timeout".
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
-/// The time that a call gives for its answer, if it says so; what is no timeout says nothing.
-pub fn of_call(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get(GRPC_TIMEOUT)?.to_str().ok()?;
+/// The time that a call gives for its answer, if it says so; what is no timeout says nothing. A call's metadata are its headers (`as_ref`).
+pub fn of_call(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (value, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if value.is_empty() || value.len() > 8 || !value.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -40,9 +40,9 @@ mod tests {
     #[test]
     fn a_timeout_is_digits_and_a_unit() {
         let parsed = |text: &str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert(GRPC_TIMEOUT, text.parse().expect("a value"));
-            of_call(&metadata)
+            let mut headers = HeaderMap::new();
+            headers.insert(GRPC_TIMEOUT, text.parse().expect("a value"));
+            of_call(&headers)
         };
         for (text, expected) in [
             ("1H", Duration::from_secs(3600)),
@@ -50,14 +50,17 @@ mod tests {
             ("3S", Duration::from_secs(3)),
             ("40m", Duration::from_millis(40)),
             ("50u", Duration::from_micros(50)),
+            ("1n", Duration::from_nanos(1)),
+            ("250m", Duration::from_millis(250)),
             ("99999999n", Duration::from_nanos(99_999_999)),
+            ("99999999H", Duration::from_secs(99_999_999 * 3600)),
         ] {
             assert_eq!(parsed(text), Some(expected), "{text}");
         }
-        for text in ["", "S", "1", "1s", "-1S", "1.5S", "123456789S", "+1S"] {
+        for text in ["", "S", "m", "1", "1s", "1x", "1 S", "-1S", "1.5S", "123456789S", "+1S"] {
             assert_eq!(parsed(text), None, "{text}");
         }
-        assert_eq!(of_call(&MetadataMap::new()), None);
+        assert_eq!(of_call(&HeaderMap::new()), None);
     }
 
     #[tokio::test(start_paused = true)]

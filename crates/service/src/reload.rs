@@ -4,8 +4,10 @@ use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::Drain;
+
 /// How often a directory is looked at.
-pub const PERIOD: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// Watches the files of a directory.
 ///
@@ -33,14 +35,36 @@ impl Directory {
         &self.path
     }
 
-    /// Whether it has changed since the last look. One that is gone has not: what was read from it is still good.
-    pub fn has_changed(&mut self) -> bool {
-        let now = Stamp::of(&self.path);
+    /// Whether the files are others than at the last look. A directory that is gone has not changed: what was read from it is still good.
+    fn differs(&mut self, now: Stamp) -> bool {
         if now.0.is_empty() || now == self.seen {
             return false;
         }
         self.seen = now;
         true
+    }
+
+    /// Waits until it has changed and gives what `open` makes of it, on a thread where files may be read; `None` once the drain begins.
+    pub async fn next<T: Send + 'static>(
+        &mut self,
+        drain: &Drain,
+        open: impl FnOnce(&Path) -> Result<T, String> + Send + 'static,
+    ) -> Option<Result<T, String>> {
+        loop {
+            tokio::select! {
+                () = drain.started() => return None,
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+            let path = self.path.clone();
+            let now = tokio::task::spawn_blocking(move || Stamp::of(&path)).await.unwrap_or_default();
+            if self.differs(now) {
+                break;
+            }
+        }
+        let path = self.path.clone();
+        // A panic is a bundle that cannot be read.
+        let opened = tokio::task::spawn_blocking(move || open(&path)).await;
+        Some(opened.unwrap_or_else(|error| Err(error.to_string())))
     }
 
     /// Forgets the last look, so that the next one finds a change.
@@ -84,15 +108,16 @@ mod tests {
         let file = |name: &str| dir.path().join(name);
         std::fs::write(file("a"), "1").expect("a file");
         let mut watched = Directory::watch(dir.path());
-        assert!(!watched.has_changed());
+        let has_changed = |watched: &mut Directory| watched.differs(Stamp::of(dir.path()));
+        assert!(!has_changed(&mut watched));
         // Same name, same size, and maybe the same time: but another file.
         std::fs::write(file("b"), "2").expect("a file");
-        assert!(watched.has_changed());
+        assert!(has_changed(&mut watched));
         std::fs::rename(file("b"), file("a")).expect("a rename");
-        assert!(watched.has_changed() && !watched.has_changed());
+        assert!(has_changed(&mut watched) && !has_changed(&mut watched));
         watched.look_again();
-        assert!(watched.has_changed() && !watched.has_changed());
+        assert!(has_changed(&mut watched) && !has_changed(&mut watched));
         std::fs::remove_file(file("a")).expect("a removal");
-        assert!(!watched.has_changed());
+        assert!(!has_changed(&mut watched));
     }
 }

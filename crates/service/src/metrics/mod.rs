@@ -33,6 +33,7 @@ pub use prometheus_client::registry::Unit;
 pub use shared::{BatchMetrics, BundleMetrics, PeerMetrics};
 
 use crate::config::{ListenAddress, Problems};
+use crate::security::is_loopback_host;
 use crate::{Error, metrics::process::Process};
 
 /// One label.
@@ -94,9 +95,7 @@ impl MetricsArgs {
 
 /// Whether only this host reaches `HOST:PORT`.
 pub(crate) fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    host == "localhost"
-        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    is_loopback_host(address.rsplit_once(':').map_or(address, |(host, _)| host))
 }
 
 impl Metrics {

@@ -22,7 +22,7 @@ pub(crate) fn is_loopback(address: SocketAddr) -> bool {
 }
 
 /// Whether a URL's host is this machine for certain: `localhost` or a loopback address.
-fn is_loopback_host(host: &str) -> bool {
+pub(crate) fn is_loopback_host(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
         || bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{self, AbortHandle, Abortable, BoxFuture};
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -19,8 +19,8 @@ use super::call::Calls;
 use super::counters::count;
 use super::quiet::Quiet;
 use super::{Counters, Limits, Peer};
-use crate::retry;
 use crate::security::ServerSecurity;
+use crate::{deadline, retry};
 
 /// When a client that found no room may try again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -121,7 +121,7 @@ impl Front {
         let open = OpenCall { shared: Arc::clone(&self.shared), _permit: permit };
         let place = self.calls.enter(request.uri().path());
         let account = self.account();
-        let time = timeout(request.headers());
+        let time = deadline::of_call(request.headers());
         let request = request.map(|body| body::Request::new(body, Arc::clone(&place.call), account.clone()));
         let answer = self.shared.routes.clone().oneshot(request);
         async move {
@@ -152,44 +152,4 @@ fn refusal(status: Status) -> Response<Answer> {
 /// Images are compressed already and symbols cannot be; and what is not inflated cannot be a bomb.
 pub(super) fn compressed() -> Status {
     Status::unimplemented("compressed messages are not taken; send them as they are (identity)")
-}
-
-/// The header `grpc-timeout`: at most eight digits and a unit. One that is malformed does not count.
-fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    let value: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(value * 3600),
-        "M" => Duration::from_secs(value * 60),
-        "S" => Duration::from_secs(value),
-        "m" => Duration::from_millis(value),
-        "u" => Duration::from_micros(value),
-        "n" => Duration::from_nanos(value),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_deadline_has_digits_and_a_unit() {
-        let parse = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", text.parse().unwrap());
-            timeout(&headers)
-        };
-        assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
-        assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
-        assert_eq!(parse("1n"), Some(Duration::from_nanos(1)));
-        for wrong in ["", "m", "1", "123456789S", "-1S", "1 S", "1x", "+1S"] {
-            assert_eq!(parse(wrong), None, "{wrong:?}");
-        }
-        assert_eq!(timeout(&HeaderMap::new()), None);
-    }
 }
