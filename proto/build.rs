@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Symbols and images travel without a copy per float.
         .bytes(".semlink.v1")
+        .codec_path("crate::LeanCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

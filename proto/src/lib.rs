@@ -1,11 +1,14 @@
 //! The `semlink.v1` gRPC interface: messages, clients and servers generated at build time from `proto/semlink/v1`.
 
+mod codec;
+
 /// Package `semlink.v1`.
 #[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
 pub mod v1 {
     tonic::include_proto!("semlink.v1");
 }
 
+pub use codec::LeanCodec;
 pub use prost_types;
 
 /// Encoded `FileDescriptorSet` of the package, for server reflection.

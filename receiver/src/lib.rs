@@ -31,9 +31,8 @@ use semlink_service::batch::Limits;
 use semlink_service::config::Problems;
 use semlink_service::metrics::{BatchMetrics, BundleMetrics};
 use semlink_service::reload::Directory;
-use semlink_service::{Error, Shell};
+use semlink_service::{Door, Error, Shell};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 pub use config::Config;
 
@@ -89,7 +88,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
         codecs,
         recent: Recent::new(config.remember),
         decisions: decisions.clone(),
-        door: Arc::new(Semaphore::new(config.queue)),
+        door: Door::new(config.queue),
         in_flight: config.in_flight,
         metrics,
         traces: shell.traces(),

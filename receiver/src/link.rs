@@ -10,8 +10,7 @@ use semlink_codec::Csi;
 use semlink_proto::v1::{self, link_server::Link};
 use semlink_service::batch::Done;
 use semlink_service::traces::Traces;
-use semlink_service::{Drain, pipeline, wire};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use semlink_service::{Door, Drain, Permit, pipeline, wire};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -33,8 +32,8 @@ pub(crate) struct Inner {
     pub(crate) codecs: Arc<Codecs>,
     pub(crate) recent: Recent,
     pub(crate) decisions: Broadcast,
-    /// One permit for each frame that may be under way, whatever its stream.
-    pub(crate) door: Arc<Semaphore>,
+    /// To the frames under way, whatever their streams.
+    pub(crate) door: Door,
     /// Frames of one stream that may be under way.
     pub(crate) in_flight: usize,
     pub(crate) metrics: ReceiverMetrics,
@@ -113,12 +112,10 @@ impl Inner {
     }
 
     /// Waits until the frame may come in; meanwhile its stream is not read.
-    async fn enter(
-        self: Arc<Self>,
-        frame: Result<v1::Frame, Status>,
-    ) -> Result<(v1::Frame, Option<OwnedSemaphorePermit>), Status> {
-        // It is never closed.
-        Ok((frame?, Arc::clone(&self.door).acquire_owned().await.ok()))
+    async fn enter(self: Arc<Self>, frame: Result<v1::Frame, Status>) -> Result<(v1::Frame, Option<Permit>), Status> {
+        let frame = frame?;
+        let permit = self.door.enter(frame.symbols.len() + frame.pilots.len()).await;
+        Ok((frame, permit))
     }
 }
 

@@ -11,8 +11,7 @@ use semlink_proto::v1::{self, transmitter_server::Transmitter};
 use semlink_service::batch::Done;
 use semlink_service::peer::{LinkClient, Reported};
 use semlink_service::traces::{self, Span, Traces};
-use semlink_service::{Drain, deadline, pipeline, retry, wire};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use semlink_service::{Door, Drain, Permit, deadline, pipeline, retry, wire};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -40,8 +39,8 @@ pub(crate) struct Inner {
     pub(crate) origin: u64,
     /// Of the last frame.
     pub(crate) number: AtomicU64,
-    /// One permit for each image that may be under way, wherever it is.
-    pub(crate) door: Arc<Semaphore>,
+    /// To the images under way, wherever they are.
+    pub(crate) door: Door,
     /// Images of one stream that may be under way.
     pub(crate) in_flight: usize,
     /// The longest that an image may take.
@@ -63,9 +62,21 @@ impl TransmitterService {
     pub(crate) fn new(inner: Inner) -> TransmitterService {
         TransmitterService(Arc::new(inner))
     }
+
+    /// Refuses single calls while there is no room.
+    pub(crate) fn gate(&self) -> impl Fn() -> Option<Status> + Send + Sync + 'static {
+        let inner = Arc::clone(&self.0);
+        move || inner.door.is_full().then(|| inner.full())
+    }
 }
 
 impl Inner {
+    /// What a single call gets while there is no room.
+    fn full(&self) -> Status {
+        self.metrics.refused();
+        retry::exhausted("too many images are under way", RETRY)
+    }
+
     /// The answer to one image of a stream; a failure is an answer too, under the image's id.
     async fn answer(
         &self,
@@ -186,11 +197,11 @@ impl Inner {
     async fn enter(
         self: Arc<Self>,
         request: Result<v1::ClassifyRequest, Status>,
-    ) -> Result<(v1::ClassifyRequest, Instant, Option<OwnedSemaphorePermit>), Status> {
+    ) -> Result<(v1::ClassifyRequest, Instant, Option<Permit>), Status> {
         let request = request?;
         let arrived = Instant::now();
-        // It is never closed.
-        Ok((request, arrived, Arc::clone(&self.door).acquire_owned().await.ok()))
+        let permit = self.door.enter(request.image.len()).await;
+        Ok((request, arrived, permit))
     }
 }
 
@@ -233,13 +244,7 @@ impl Transmitter for TransmitterService {
     async fn classify(&self, request: Request<v1::ClassifyRequest>) -> Result<Response<v1::ClassifyResponse>, Status> {
         let arrived = Instant::now();
         let inner = &self.0;
-        let _permit = inner.door.try_acquire().map_err(|error| {
-            inner.metrics.refused();
-            match error {
-                TryAcquireError::NoPermits => retry::exhausted("too many images are under way", RETRY),
-                TryAcquireError::Closed => Status::unavailable("the transmitter is shutting down"),
-            }
-        })?;
+        let _permit = inner.door.try_enter(request.get_ref().image.len()).ok_or_else(|| inner.full())?;
         let timeout = deadline::of_call(request.metadata().as_ref());
         let parent = traces::parent(request.metadata()).map(str::to_owned);
         let request = request.into_inner();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use semlink_channel::{iq, pilots};
+use semlink_service::Door;
 use semlink_service::ServiceArgs;
 use semlink_service::config::Problems;
 use semlink_service::security::ClientArgs;
@@ -38,7 +39,7 @@ pub struct Config {
     #[arg(long, env = "SEMLINK_PILOTS", value_name = "P", default_value_t = 0)]
     pub pilots: usize,
 
-    /// Images that may be under way; beyond it streams are held back and single calls are refused
+    /// Images that may be under way, a larger one counting once for each 16 KiB; beyond it streams are held back and single calls are refused
     #[arg(long, env = "SEMLINK_QUEUE", value_name = "IMAGES", default_value_t = Config::QUEUE)]
     pub queue: usize,
 
@@ -125,7 +126,7 @@ impl Config {
     /// Notes every number that cannot be served with.
     pub(crate) fn check(&self, problems: &mut Problems) {
         let bounds = [
-            ("--queue", self.queue, Semaphore::MAX_PERMITS),
+            ("--queue", self.queue, Door::MOST),
             ("--in-flight", self.in_flight, Semaphore::MAX_PERMITS),
             ("--max-batch", self.max_batch, 1024),
             ("--max-image-bytes", self.max_image_bytes, 256 << 20),

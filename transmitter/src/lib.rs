@@ -6,7 +6,7 @@
 //! An image that was accepted is answered exactly once, with a decision or an error, whatever happens to the hops behind: its frame is kept until it
 //! is reported, and sent again when a stream breaks, until the image's deadline. A bundle whose files change is read again.
 //!
-//! At the limits: `Config::queue` images may be under way in all; beyond it a stream is not read, which holds its client back, and a
+//! At the limits: `Config::queue` images of up to 16 KiB may be under way in all, or fewer larger ones; beyond it a stream is not read, which holds its client back, and a
 //! single call is refused with `RESOURCE_EXHAUSTED` and told when to try again. An image above `Config::max_image_bytes` is an error under its id; a message of
 //! more than twice that ends its call with `OUT_OF_RANGE`. A shutdown ends the reading of streams; what was read is answered.
 
@@ -31,9 +31,8 @@ use semlink_service::metrics::{BatchMetrics, BundleMetrics, PeerMetrics};
 use semlink_service::peer::{LinkClient, NextHop};
 use semlink_service::reload::Directory;
 use semlink_service::security::{Credentials, Plaintext};
-use semlink_service::{Error, Shell};
+use semlink_service::{Door, Error, Shell};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 pub use config::Config;
 
@@ -42,6 +41,8 @@ use codec::Codecs;
 use metrics::TransmitterMetrics;
 
 const NAME: &str = "semlink-transmitter";
+/// The single calls.
+const CLASSIFY: &str = "/semlink.v1.Transmitter/Classify";
 /// Room in a message for what is not the image.
 const ENVELOPE: usize = 64 << 10;
 
@@ -82,7 +83,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
         // Zero would mean that frames have no names.
         origin: rand::rng().random_range(1..=u64::MAX),
         number: AtomicU64::new(0),
-        door: Arc::new(Semaphore::new(config.queue)),
+        door: Door::new(config.queue),
         in_flight: config.in_flight,
         // One that is none has been refused.
         patience: Duration::try_from_secs_f64(config.patience).unwrap_or_default(),
@@ -90,8 +91,9 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
         traces: shell.traces(),
         drain: shell.drain(),
     });
+    let gate = service.gate();
     let service = TransmitterServer::new(service).max_decoding_message_size(2 * config.max_image_bytes + ENVELOPE);
-    shell.add_service(service).serve(listener, shutdown).await
+    shell.add_service(service).gate(CLASSIFY, gate).serve(listener, shutdown).await
 }
 
 /// Where frames go, and what is shown there.

@@ -129,7 +129,7 @@ fn kill(chain: &mut Chain, mut plan: Plan, answers: &Answers, over: &AtomicBool)
 pub(super) fn chaos(options: &Options) -> Result<Row> {
     let count = options.images;
     // Nothing is given up on: what is not answered is lost.
-    let transmitter = &["--patience", "600"];
+    let transmitter = &["--patience", "300"];
     let setup = Setup { receiver_at: free()?, emulator_at: free()?, transmitter, ..Setup::default() };
     let mut chain = Chain::start(&setup)?;
     let url = chain.transmitter.url();

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use futures::stream;
-use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
+use image::imageops::{self, FilterType};
+use image::{ExtendedColorType, GrayImage, ImageEncoder as _, codecs::png::PngEncoder};
 use semlink_codec::idx::LabelledImages;
 use semlink_proto::v1::transmitter_client::TransmitterClient;
 use semlink_proto::v1::{ClassifyRequest, ClassifyResponse};
@@ -63,19 +64,32 @@ pub(crate) struct Streams {
 impl Images {
     /// The sample in the repository, as PNG files.
     pub(crate) fn sample() -> Result<Images> {
+        Images::enlarged(1)
+    }
+
+    /// The same, each pixel a square of this side.
+    pub(crate) fn enlarged(side: u32) -> Result<Images> {
         let sample = root().join("assets/sample");
         let (images, labels) = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz");
         let read = LabelledImages::read(&sample.join(images), &sample.join(labels), 10)?;
         let (width, height) = (u32::try_from(read.width)?, u32::try_from(read.height)?);
         let encode = |(index, label): (usize, &u8)| {
             let mut file = Cursor::new(Vec::new());
-            let pixels = read.image(index).context("fewer images than labels")?;
-            PngEncoder::new(&mut file).write_image(pixels, width, height, ExtendedColorType::L8)?;
+            let pixels = read.image(index).context("fewer images than labels")?.to_vec();
+            let pixels = GrayImage::from_raw(width, height, pixels).context("an image of another size")?;
+            let (width, height) = (width * side, height * side);
+            let pixels = imageops::resize(&pixels, width, height, FilterType::Nearest);
+            PngEncoder::new(&mut file).write_image(&pixels, width, height, ExtendedColorType::L8)?;
             Ok((Bytes::from(file.into_inner()), u32::from(*label)))
         };
         let images = read.labels.iter().enumerate().map(encode).collect::<Result<Vec<_>>>()?;
         ensure!(!images.is_empty(), "the sample is empty");
         Ok(Images(images))
+    }
+
+    /// Of an image file, on average.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.iter().map(|(file, _)| file.len()).sum::<usize>() / self.0.len()
     }
 
     /// Images of the sample come again and again.

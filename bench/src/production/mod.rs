@@ -4,6 +4,7 @@ mod calls;
 mod chain;
 mod chaos;
 mod client;
+mod fuzz;
 mod life;
 mod load;
 mod overload;
@@ -39,6 +40,8 @@ pub(crate) enum Part {
     Start,
     /// Other bundles under load.
     Reload,
+    /// What the last runs of fuzz/run.sh reached; only by its name.
+    Fuzz,
 }
 
 /// What `semlink-bench production` is told.
@@ -62,7 +65,10 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(python: &Path, options: &Options) -> Result<()> {
-    let parts = Part::value_variants().iter().copied().filter(|part| options.only.is_none_or(|only| only == *part));
+    let parts = Part::value_variants().iter().copied().filter(|part| match options.only {
+        Some(only) => only == *part,
+        None => *part != Part::Fuzz,
+    });
     for part in parts {
         let rows = match part {
             Part::Load => vec![load::load()?],
@@ -73,6 +79,7 @@ pub(crate) fn run(python: &Path, options: &Options) -> Result<()> {
             Part::Idle => life::idle()?,
             Part::Start => vec![life::start()?],
             Part::Reload => vec![reload::reload()?],
+            Part::Fuzz => fuzz::fuzz()?,
         };
         record(TOPIC, rows)?;
     }

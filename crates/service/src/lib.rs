@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod config;
 pub mod deadline;
+mod door;
 mod drain;
 pub mod exit;
 pub mod logging;
@@ -20,6 +21,7 @@ pub mod shutdown;
 pub mod traces;
 pub mod wire;
 
+pub use door::{Door, Permit};
 pub use drain::Drain;
 pub use shell::{Health, Peer, ServiceArgs, Shell, ShellArgs, ShellConfig};
 

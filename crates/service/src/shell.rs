@@ -9,6 +9,7 @@ mod front;
 mod quiet;
 mod service;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response};
@@ -51,7 +53,11 @@ pub struct Shell {
     config: ShellConfig,
     counters: Counters,
     telling: Telling,
+    gates: Gates,
 }
+
+/// What refuses calls of a method, by its path.
+type Gates = HashMap<&'static str, Box<dyn Fn() -> Option<Status> + Send + Sync>>;
 
 /// Who makes a call; in the extensions of every request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +120,7 @@ impl Shell {
             config,
             counters: Counters::default(),
             telling: Telling::new(name),
+            gates: Gates::new(),
         }
     }
 
@@ -131,6 +138,14 @@ impl Shell {
     {
         self.statuses.services.push(S::NAME);
         self.routes.add_service(service);
+        self
+    }
+
+    /// Has calls of this method (`/package.Service/Method`) refused as `gate` says, before anything of their body is read: a service that is
+    /// full has to be able to say so cheaply. It cannot reserve anything, so the service still looks for itself.
+    #[must_use]
+    pub fn gate(mut self, path: &'static str, gate: impl Fn() -> Option<Status> + Send + Sync + 'static) -> Self {
+        self.gates.insert(path, Box::new(gate));
         self
     }
 
@@ -155,7 +170,7 @@ impl Shell {
     /// # Errors
     /// [`Error::Listen`] when the address for metrics cannot be had. What goes wrong with a connection ends that connection.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { name, routes, statuses, health, drain, config, counters, mut telling } = self;
+        let Self { name, routes, statuses, health, drain, config, counters, mut telling, gates } = self;
         let ShellConfig { limits, security } = config;
         let _page = telling.serve(health.0.subscribe(), drain.clone()).await?;
         telling.follow(&statuses.reporter, &drain);
@@ -175,6 +190,7 @@ impl Shell {
             security,
             counters,
             quiet: quiet::Quiet::default(),
+            gates,
         });
         let server = async {
             tokio::select! {

@@ -18,7 +18,7 @@ use super::body::{self, Account, Answer, Held, Messages, OpenCall};
 use super::call::Calls;
 use super::counters::count;
 use super::quiet::Quiet;
-use super::{Counters, Limits, Peer};
+use super::{Counters, Gates, Limits, Peer};
 use crate::security::ServerSecurity;
 use crate::{deadline, retry};
 
@@ -38,6 +38,7 @@ pub(super) struct Shared {
     pub(super) security: ServerSecurity,
     pub(super) counters: Counters,
     pub(super) quiet: Quiet,
+    pub(super) gates: Gates,
     /// A permit for each connection.
     pub(super) connections: Arc<Semaphore>,
     /// A permit for each call.
@@ -97,6 +98,9 @@ impl Front {
         if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
             self.account().refused_message("compressed", path);
             return Err(compressed());
+        }
+        if let Some(status) = shared.gates.get(path).and_then(|gate| gate()) {
+            return Err(status);
         }
         Arc::clone(&shared.door).try_acquire_owned().map_err(|_| {
             shared.counters.calls_refused.inc();
