@@ -74,6 +74,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
             queue: config.queue,
             batch: config.max_batch,
             latency: Duration::from_millis(config.batch_latency_ms),
+            workers: semlink_codec::available_cpus(),
         },
         batch_metrics,
         keep: config.keep_codecs,

@@ -1,4 +1,4 @@
-//! The decoder on its thread: batches of received frames in, decisions out.
+//! The decoder on its threads: batches of received frames in, decisions out.
 
 use std::{io, time::Instant};
 
@@ -32,7 +32,7 @@ pub(crate) struct Decoded {
 }
 
 impl Model {
-    /// Moves the decoder to its thread.
+    /// Moves the decoder to its threads.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -42,7 +42,7 @@ impl Model {
         limits: Limits,
         metrics: BatchMetrics,
     ) -> io::Result<Model> {
-        let work = move |frames: Vec<Received>| decode(&half, telling, &frames);
+        let work = move |frames: Vec<Received>| semlink_codec::on_this_thread(|| decode(&half, telling, &frames));
         Batcher::spawn("decoder", limits, metrics, work).map(Model)
     }
 

@@ -198,6 +198,7 @@ impl Codec {
             queue: config.queue,
             batch: config.max_batch,
             latency: Duration::from_millis(config.batch_latency_ms),
+            workers: semlink_codec::available_cpus(),
         };
         let model = Model::spawn(encoder, limits, metrics.clone());
         let model = model.map_err(|error| format!("no thread for the encoder: {error}"))?;

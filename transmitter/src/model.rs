@@ -1,4 +1,4 @@
-//! The encoder on its thread: batches of image files in, frames of symbols out.
+//! The encoder on its threads: batches of image files in, frames of symbols out.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use rayon::prelude::*;
 use semlink_channel::{ChannelUses, Complex32, iq};
 use semlink_codec::{EncoderHalf, EncoderState, ImageLimits, Input};
 use tonic::Status;
@@ -44,7 +43,7 @@ pub(crate) struct Encoded {
     pub(crate) encode_us: u64,
 }
 
-/// What the encoder's thread works with.
+/// What the encoder's threads work with.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     pub(crate) half: EncoderHalf,
@@ -59,12 +58,12 @@ struct Prepared {
 }
 
 impl Model {
-    /// Moves the encoder to its thread.
+    /// Moves the encoder to its threads.
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub(crate) fn spawn(encoder: Encoder, limits: Limits, metrics: BatchMetrics) -> io::Result<Model> {
-        let work = move |images: Vec<Image>| encoder.encode(images);
+        let work = move |images: Vec<Image>| semlink_codec::on_this_thread(|| encoder.encode(images));
         Batcher::spawn("encoder", limits, metrics, work).map(Model)
     }
 
@@ -82,10 +81,8 @@ impl Encoder {
     /// One answer per image, in order. Each image is prepared and judged alone; those that are good are encoded together.
     pub(crate) fn encode(&self, images: Vec<Image>) -> Vec<Result<Encoded, Status>> {
         let mut good = Vec::with_capacity(images.len());
-        let prepared: Vec<Result<Prepared, Status>> =
-            images.into_par_iter().map(|image| self.prepare(&image)).collect();
         let refused: Vec<Option<Status>> =
-            prepared.into_iter().map(|image| image.map(|image| good.push(image)).err()).collect();
+            images.iter().map(|image| self.prepare(image).map(|image| good.push(image)).err()).collect();
         let mut encoded = self.forward(good).into_iter();
         refused
             .into_iter()

@@ -24,6 +24,8 @@ const STREAMS: Streams = Streams { streams: 16, connections: 4, outstanding: 16 
 const AWAY: Duration = Duration::from_millis(500);
 /// After so long without any answer the images that are left count as never answered.
 const STUCK: Duration = Duration::from_secs(60);
+/// Of the transmitter, in seconds, the most that it takes: nothing is given up on, so that what is not answered is lost.
+const PATIENCE: &str = "300";
 /// Ports that another process may have taken meanwhile are tried again.
 const STARTS: usize = 20;
 
@@ -128,8 +130,7 @@ fn kill(chain: &mut Chain, mut plan: Plan, answers: &Answers, over: &AtomicBool)
 
 pub(super) fn chaos(options: &Options) -> Result<Row> {
     let count = options.images;
-    // Nothing is given up on: what is not answered is lost.
-    let transmitter = &["--patience", "300"];
+    let transmitter = &["--patience", PATIENCE];
     let setup = Setup { receiver_at: free()?, emulator_at: free()?, transmitter, ..Setup::default() };
     let mut chain = Chain::start(&setup)?;
     let url = chain.transmitter.url();
@@ -168,7 +169,7 @@ pub(super) fn chaos(options: &Options) -> Result<Row> {
     let broken = streamed.err().map(|error| format!("; a stream broke: {error:#}")).unwrap_or_default();
     row.note = format!(
         "{never} never, {more} more than once; {} decisions, {:.2} % right, {}; SIGKILL to the receiver {} times, to the emulator {} times, at random \
-         times (seed {}), alone or together, back on the same port after {:.2} s on average; {:.0} images/s over all; transmitter with --patience 600; \
+         times (seed {}), alone or together, back on the same port after {:.2} s on average; {:.0} images/s over all; transmitter with --patience {PATIENCE}; \
          {} streams{broken}; {RIG}",
         answers.decided(),
         100.0 * answers.accuracy(),

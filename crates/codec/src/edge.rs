@@ -74,7 +74,7 @@ impl EncoderHalf {
     }
 
     /// One frame for each image, of the number of symbols that its state asks for and of mean power 1. A frame does not depend on the
-    /// others. An SNR outside the range that the codec was trained for counts as the nearest within.
+    /// others. Groups of images run on all threads, or on this one within [`on_this_thread`](crate::on_this_thread). An SNR outside the range that the codec was trained for counts as the nearest within.
     ///
     /// # Errors
     /// Not one state per input, an input of another codec's size, a number of uses that is not one of [`Manifest::rates`], an
@@ -93,6 +93,10 @@ impl EncoderHalf {
         let group = |(inputs, states)| runtime::on_this_thread(|| self.encode_group(inputs, states));
         if inputs.len() <= GROUP {
             return group((inputs, states));
+        }
+        if !runtime::shares_work() {
+            let groups = inputs.chunks(GROUP).zip(states.chunks(GROUP)).map(group);
+            return Ok(groups.collect::<Result<Vec<_>>>()?.concat());
         }
         let groups = inputs.par_chunks(GROUP).zip(states.par_chunks(GROUP)).map(group);
         Ok(groups.collect::<Result<Vec<_>>>()?.concat())

@@ -35,6 +35,6 @@ pub use manifest::{AccuracyPoint, BUNDLE_VERSION, Hashes, Manifest, Provenance};
 pub use network::{DecoderNetwork, EncoderNetwork};
 pub use preprocess::{ImageError, ImageLimits, Input, InputSpec};
 pub use residual::{ResidualConfig, ResidualNet, StageConfig};
-pub use semlink_nn::runtime::keep_freed_memory;
+pub use semlink_nn::runtime::{available_cpus, keep_freed_memory, on_this_thread};
 pub use server::{Decision, DecoderHalf, Received};
 pub use student::{StudentConfig, StudentNet};

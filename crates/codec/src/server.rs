@@ -71,7 +71,8 @@ impl DecoderHalf {
         &self.manifest.codec_id
     }
 
-    /// One decision for each frame; it does not depend on the others. A channel state's SNR outside the range that the codec was trained
+    /// One decision for each frame; it does not depend on the others. Groups of frames run on all threads, or on this one within
+    /// [`on_this_thread`](crate::on_this_thread). A channel state's SNR outside the range that the codec was trained
     /// for counts as the nearest within.
     ///
     /// # Errors
@@ -88,6 +89,9 @@ impl DecoderHalf {
         let group = |frames| runtime::on_this_thread(|| self.decode_group(frames));
         if frames.len() <= GROUP {
             return group(frames);
+        }
+        if !runtime::shares_work() {
+            return Ok(frames.chunks(GROUP).map(group).collect::<Result<Vec<_>>>()?.concat());
         }
         Ok(frames.par_chunks(GROUP).map(group).collect::<Result<Vec<_>>>()?.concat())
     }

@@ -27,8 +27,9 @@ use crate::security::Fingerprint;
 /// A peer that went without a goodbye is noticed after both of these, one that does not even take bytes by the system after as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Calls and streams that one connection may have open; a client queues what is beyond it.
-const MAX_CALLS: u32 = 1024;
+/// Calls and streams that one connection may have open. What is beyond it waits at the client, where it costs this side nothing: an HTTP/2 stream takes a few KiB
+/// even if its call is refused. Not below 100, says RFC 9113, 6.5.2.
+const MAX_CALLS: u32 = 128;
 /// HTTP/2 windows in bytes, as at the peers: several frames of the largest size, so that a sender need not wait for each to be read.
 const WINDOW: u32 = 4 << 20;
 /// Bytes of an HTTP/2 frame that a sender may send: a large message in one instead of in 32.
