@@ -8,11 +8,13 @@ use semlink_channel::{ChannelKind, SnrDb};
 use semlink_channel_emulator::CsiMode;
 use semlink_codec::EncoderHalf;
 use semlink_service::peer::NextHop;
+use semlink_service::security::Credentials;
 use semlink_transmitter::rate::Rate;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::client::SecurityArgs;
 use crate::files::{self, Sweep};
 use crate::grid::SnrGrid;
 use crate::images::{self, Dataset};
@@ -76,6 +78,9 @@ pub(crate) struct SweepArgs {
     #[arg(long, env = "SEMLINK_CONTROL", value_name = "URL", default_value = "http://127.0.0.1:50052")]
     control: NextHop,
 
+    #[command(flatten)]
+    security: SecurityArgs,
+
     /// IDX images file with its labels file beside it, or a folder with a subfolder for each class, named by index or label
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
@@ -119,8 +124,8 @@ struct About {
 
 /// The demo's services, each on a port of its own.
 struct Services {
-    transmitter: String,
-    emulator: String,
+    transmitter: NextHop,
+    emulator: NextHop,
     tasks: JoinSet<Result<(), semlink_service::Error>>,
     stop: CancellationToken,
 }
@@ -158,7 +163,7 @@ pub(crate) async fn sweep(args: &SweepArgs, out: &mut impl Write) -> Result<()> 
     let labels = about.as_ref().map(|about| about.labels.as_slice());
     let dataset = images::load(&args.data, labels, args.images.unwrap_or(usize::MAX))?;
     files::prepare(&args.out)?;
-    let mut peers = Peers::connect(args.to.as_str(), args.control.as_str()).await?;
+    let mut peers = Peers::connect(&args.to, &args.control, &args.security.credentials()?).await?;
     let (codec_id, clean) = about.map(|about| (about.codec_id, about.clean)).unzip();
     let swept = sweep::run(&mut peers, &args.grid.plan(), &dataset, codec_id).await?;
     show(&swept, clean.flatten(), &args.out, out)
@@ -210,14 +215,15 @@ impl Services {
         tasks.spawn(semlink_receiver::serve(receiver, receiver_config, asked()));
         tasks.spawn(semlink_channel_emulator::serve(emulator, emulator_config, asked()));
         tasks.spawn(semlink_transmitter::serve(transmitter, transmitter_config, asked()));
-        Ok(Services { transmitter: transmitter_url, emulator: emulator_url, tasks, stop })
+        let hop = |url: String| url.parse::<NextHop>().map_err(|error| anyhow!(error));
+        Ok(Services { transmitter: hop(transmitter_url)?, emulator: hop(emulator_url)?, tasks, stop })
     }
 
     /// Sweeps and stops the services. A service that fails is told rather than what its peers make of it.
     async fn sweep(self, plan: &Plan, dataset: &Dataset, codec_id: String) -> Result<Sweep> {
         let Services { transmitter, emulator, mut tasks, stop } = self;
         let sweeping = async {
-            let mut peers = Peers::connect(&transmitter, &emulator).await?;
+            let mut peers = Peers::connect(&transmitter, &emulator, &Credentials::none()).await?;
             sweep::run(&mut peers, plan, dataset, Some(codec_id)).await
         };
         let swept = tokio::select! {

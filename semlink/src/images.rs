@@ -41,6 +41,16 @@ pub(crate) enum Class {
     Label(String),
 }
 
+impl Class {
+    /// `None` where only its label is known.
+    pub(crate) fn index(&self) -> Option<u32> {
+        match self {
+            Class::Index(index) => Some(*index),
+            Class::Label(_) => None,
+        }
+    }
+}
+
 /// Reads the first `limit` images of an IDX file (labels beside it), of a folder with one, or of a folder with a subfolder for each class.
 ///
 /// The subfolders of a folder are named by class indices or by labels. Of a folder, `limit` takes images evenly from the classes.

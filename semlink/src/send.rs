@@ -2,16 +2,16 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use semlink_proto::v1::transmitter_client::TransmitterClient;
 use semlink_proto::v1::{self, ClassifyRequest, ClassifyResponse};
 use semlink_service::peer::NextHop;
 use serde_json::json;
-use tonic::Code;
-use tonic::transport::Channel;
+use tonic::{Code, Request};
 
-use crate::client;
+use crate::client::{self, Secured, SecurityArgs};
 
 /// Flags of `semlink send`.
 #[derive(Debug, clap::Args)]
@@ -19,6 +19,13 @@ pub(crate) struct Args {
     /// Address of the transmitter
     #[arg(long, env = "SEMLINK_TO", value_name = "URL", default_value = "http://127.0.0.1:50051")]
     to: NextHop,
+
+    /// Seconds within which each image is to be answered, at every hop on its way [default: the transmitter's --patience]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+
+    #[command(flatten)]
+    security: SecurityArgs,
 
     /// Print a JSON object for each image
     #[arg(long)]
@@ -34,10 +41,10 @@ pub(crate) struct Args {
 /// # Errors
 /// The transmitter cannot be reached; at the end, if any image failed.
 pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<()> {
-    let mut transmitter = TransmitterClient::new(client::connect(args.to.as_str()).await?);
+    let mut transmitter = TransmitterClient::new(client::connect(&args.to, &args.security.credentials()?).await?);
     let mut failed = 0;
     for (id, path) in (0..).zip(&args.images) {
-        match classify(&mut transmitter, args.to.as_str(), id, path).await {
+        match classify(&mut transmitter, args, id, path).await {
             Ok(answer) if args.json => writeln!(out, "{}", object(path, &answer))?,
             Ok(answer) => writeln!(out, "{}", line(path, &answer))?,
             Err(error) => {
@@ -54,18 +61,21 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<()> {
 }
 
 async fn classify(
-    transmitter: &mut TransmitterClient<Channel>,
-    url: &str,
+    transmitter: &mut TransmitterClient<Secured>,
+    args: &Args,
     id: u64,
     path: &Path,
 ) -> Result<ClassifyResponse, String> {
     let image = std::fs::read(path).map_err(|error| error.to_string())?;
-    let request = ClassifyRequest { id, image: image.into(), ..Default::default() };
+    let mut request = Request::new(ClassifyRequest { id, image: image.into(), ..Default::default() });
+    if let Some(timeout) = args.timeout {
+        request.set_timeout(timeout);
+    }
     match transmitter.classify(request).await {
         Ok(answer) => Ok(answer.into_inner()),
         // What is wrong with this image, not with the service.
         Err(status) if status.code() == Code::InvalidArgument => Err(status.message().to_owned()),
-        Err(status) => Err(client::failed(url, &status).to_string()),
+        Err(status) => Err(client::failed(args.to.as_str(), &status).to_string()),
     }
 }
 
@@ -103,6 +113,15 @@ fn object(path: &Path, answer: &ClassifyResponse) -> serde_json::Value {
         "snr_db_measured": link.snr_db_estimated,
         "milliseconds": milliseconds(answer),
     })
+}
+
+/// More than a day is a slip.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() && time.as_secs() <= 86_400 => Ok(time),
+        _ => Err("expected seconds above 0, at most a day".to_owned()),
+    }
 }
 
 /// From the image's arrival at the transmitter to its decision; the link's time includes decoding.

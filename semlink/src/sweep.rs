@@ -11,11 +11,12 @@ use semlink_channel::{ChannelConfig, ChannelKind, RicianK, SnrDb};
 use semlink_proto::v1::channel_control_client::ChannelControlClient;
 use semlink_proto::v1::transmitter_client::TransmitterClient;
 use semlink_proto::v1::{self, ClassifyRequest, ClassifyResponse, SetChannelRequest};
+use semlink_service::peer::NextHop;
+use semlink_service::security::Credentials;
 use semlink_service::{shutdown, wire};
 use semlink_transmitter::rate::Rate;
-use tonic::transport::Channel;
 
-use crate::client;
+use crate::client::{self, Secured};
 use crate::files::{Point, Sweep};
 use crate::grid::SnrGrid;
 use crate::images::{Class, Dataset, Labelled};
@@ -40,8 +41,8 @@ pub(crate) struct Plan {
 /// The two services that a sweep talks to.
 #[derive(Debug)]
 pub(crate) struct Peers {
-    transmitter: TransmitterClient<Channel>,
-    control: ChannelControlClient<Channel>,
+    transmitter: TransmitterClient<Secured>,
+    control: ChannelControlClient<Secured>,
     to: String,
     control_url: String,
 }
@@ -59,12 +60,12 @@ struct Tally {
 
 impl Peers {
     /// Connects to a transmitter and to the control of the emulator behind it.
-    pub(crate) async fn connect(to: &str, control: &str) -> Result<Peers> {
+    pub(crate) async fn connect(to: &NextHop, control: &NextHop, credentials: &Credentials) -> Result<Peers> {
         Ok(Peers {
-            transmitter: TransmitterClient::new(client::connect(to).await?),
-            control: ChannelControlClient::new(client::connect(control).await?),
-            to: to.to_owned(),
-            control_url: control.to_owned(),
+            transmitter: TransmitterClient::new(client::connect(to, credentials).await?),
+            control: ChannelControlClient::new(client::connect(control, credentials).await?),
+            to: to.as_str().to_owned(),
+            control_url: control.as_str().to_owned(),
         })
     }
 }
@@ -147,7 +148,10 @@ impl Peers {
             let answered = self.transmitter.classify(request(id, image)).await;
             answered.map_err(|status| client::failed(&self.to, &status))?;
         }
-        let requests: Vec<ClassifyRequest> = (0..).zip(images).map(|(id, image)| request(id, image)).collect();
+        // With its class, so that the transmitter's own metrics know the accuracy, too.
+        let labelled =
+            |(id, image): (u64, &Labelled)| ClassifyRequest { label: image.class.index(), ..request(id, image) };
+        let requests: Vec<ClassifyRequest> = (0..).zip(images).map(labelled).collect();
         let start = Instant::now();
         let answers = self.transmitter.classify_stream(stream::iter(requests)).await;
         let mut answers = answers.map_err(|status| client::failed(&self.to, &status))?.into_inner();

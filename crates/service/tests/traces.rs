@@ -9,6 +9,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use semlink_service::metrics::Metrics;
+use semlink_service::security::Credentials;
 use semlink_service::traces::{TraceArgs, Traces};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
@@ -59,9 +60,9 @@ async fn collector() -> (Collector, Endpoint) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_leads_across_three_hops() {
     let (collector, endpoint) = collector().await;
-    let hop = |name| Traces::new(name, &endpoint, 0.0).unwrap();
+    let hop = |name| Traces::new(name, &endpoint, &Credentials::none(), 0.0).unwrap();
     let (transmitter, emulator, receiver) =
-        (Traces::new("transmitter", &endpoint, 1.0).unwrap(), hop("emulator"), hop("receiver"));
+        (Traces::new("transmitter", &endpoint, &Credentials::none(), 1.0).unwrap(), hop("emulator"), hop("receiver"));
     {
         let mut classify = transmitter.start("classify", None);
         classify.set("semlink.uses", 16_i64);
@@ -113,8 +114,10 @@ async fn one_trace_leads_across_three_hops() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_brings_a_trace_decides() {
     let (collector, endpoint) = collector().await;
-    let (never, always) =
-        (Traces::new("never", &endpoint, 0.0).unwrap(), Traces::new("always", &endpoint, 1.0).unwrap());
+    let (never, always) = (
+        Traces::new("never", &endpoint, &Credentials::none(), 0.0).unwrap(),
+        Traces::new("always", &endpoint, &Credentials::none(), 1.0).unwrap(),
+    );
     let sampled = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let unsampled = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
     assert!(never.start("sampled", Some(sampled)).is_traced());
@@ -140,7 +143,7 @@ async fn whoever_brings_a_trace_decides() {
 async fn a_collector_that_is_not_there_disturbs_nothing() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let args = TraceArgs { traces: Some(format!("http://{gone}")), ..TraceArgs::default() };
-    let traces = Traces::new("test", &args.endpoint().unwrap().unwrap(), 1.0).unwrap();
+    let traces = Traces::new("test", &args.endpoint().unwrap().unwrap(), &Credentials::none(), 1.0).unwrap();
     let metrics = Metrics::new("test");
     traces.register(&metrics);
     for _ in 0..10 {
@@ -160,7 +163,7 @@ async fn spans_beyond_the_queue_are_counted() {
     // It accepts connections and never answers.
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let args = TraceArgs { traces: Some(format!("http://{}", mute.local_addr().unwrap())), ..TraceArgs::default() };
-    let traces = Traces::new("test", &args.endpoint().unwrap().unwrap(), 1.0).unwrap();
+    let traces = Traces::new("test", &args.endpoint().unwrap().unwrap(), &Credentials::none(), 1.0).unwrap();
     let metrics = Metrics::new("test");
     traces.register(&metrics);
     for _ in 0..10_000 {

@@ -13,7 +13,7 @@ use semlink_proto::v1::channel_control_client::ChannelControlClient;
 use semlink_proto::v1::{GetChannelRequest, ResetChannelRequest, WatchChannelRequest};
 use semlink_service::peer::NextHop;
 
-use crate::client;
+use crate::client::{self, Secured, SecurityArgs};
 
 /// What to do with the channel.
 #[derive(Debug, Subcommand)]
@@ -50,6 +50,9 @@ pub(crate) struct Control {
     #[arg(long, env = "SEMLINK_CONTROL", value_name = "URL", default_value = "http://127.0.0.1:50052")]
     control: NextHop,
 
+    #[command(flatten)]
+    security: SecurityArgs,
+
     /// Print JSON objects
     #[arg(long)]
     json: bool,
@@ -69,13 +72,14 @@ pub(crate) struct Target {
 /// A connection to the emulator, and its address for errors.
 pub(crate) struct Connection<'a> {
     url: &'a str,
-    client: ChannelControlClient<tonic::transport::Channel>,
+    client: ChannelControlClient<Secured>,
 }
 
 impl Control {
     async fn connect(&self) -> Result<Connection<'_>> {
         let url = self.control.as_str();
-        Ok(Connection { url, client: ChannelControlClient::new(client::connect(url).await?) })
+        let credentials = self.security.credentials()?;
+        Ok(Connection { url, client: ChannelControlClient::new(client::connect(&self.control, &credentials).await?) })
     }
 }
 

@@ -11,7 +11,7 @@ use semlink_service::peer::{LINK_METADATA, NextHop};
 use serde_json::json;
 use tonic::Request;
 
-use crate::client;
+use crate::client::{self, SecurityArgs};
 
 /// Frames read ahead of the link: it holds back what it does not take.
 const AHEAD: usize = 64;
@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Directory of impulse responses, for recordings of a channel that plays them
     #[arg(long, value_name = "DIR", conflicts_with = "to")]
     recordings: Option<PathBuf>,
+
+    #[command(flatten)]
+    security: SecurityArgs,
 
     /// Print a JSON object
     #[arg(long)]
@@ -167,7 +170,7 @@ async fn send(args: &Args, to: &NextHop, before: &Recording, out: &mut impl Writ
     if let Some(link) = &args.link {
         request.metadata_mut().insert(LINK_METADATA, link.parse().context("--link")?);
     }
-    let mut link = LinkClient::new(client::connect(url).await?);
+    let mut link = LinkClient::new(client::connect(to, &args.security.credentials()?).await?);
     let sending = async {
         for (id, frame) in (0..).zip(frames) {
             let (pilots, symbols) = before.read_frame(frame)?;

@@ -74,8 +74,9 @@ pub(crate) fn assets() -> TempDir {
 /// The binary, without settings from the environment.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_semlink"));
-    for variable in ["SEMLINK_ASSETS", "SEMLINK_TO", "SEMLINK_CONTROL", "SEMLINK_BUNDLE"] {
-        command.env_remove(variable);
+    let ours = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SEMLINK_"));
+    for (name, _) in ours {
+        command.env_remove(name);
     }
     command
 }

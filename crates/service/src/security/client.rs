@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -133,6 +135,15 @@ impl Credentials {
         Credentials::default()
     }
 
+    /// No certificate and no token; a server's certificate must come from the authorities of a file.
+    ///
+    /// `setting` is the flag that named it.
+    pub fn trusting(setting: &'static str, ca: PathBuf, problems: &mut Problems) -> Option<Credentials> {
+        let sources = vec![Source { setting, path: ca }];
+        let tls = Some(Reread::open(sources, |contents| tls::client(contents, true), problems)?);
+        Some(Credentials { inner: Arc::new(Inner { tls, ..Inner::default() }), plaintext: false })
+    }
+
     /// Allows plaintext, the token included, to servers beyond loopback: where a user asked for it by name.
     #[must_use]
     pub fn with_plaintext(self, allowed: bool) -> Credentials {
@@ -164,12 +175,12 @@ impl Credentials {
     /// # Errors
     /// Why there is no connection, down to the cause.
     pub async fn connect(&self, endpoint: Endpoint, address: Option<SocketAddr>) -> Result<Channel, Error> {
-        let credentials = self.clone();
-        let dial = move |uri: Uri| {
-            let credentials = credentials.clone();
-            async move { credentials.dial(&uri, address).await.map(TokioIo::new) }
-        };
-        endpoint.connect_with_connector(service_fn(dial)).await
+        endpoint.connect_with_connector(service_fn(self.dialler(address))).await
+    }
+
+    /// [`Credentials::connect`] when the first call is made.
+    pub fn connect_lazy(&self, endpoint: &Endpoint) -> Channel {
+        endpoint.connect_with_connector_lazy(service_fn(self.dialler(None)))
     }
 
     /// Adds the token, if there is one.
@@ -187,6 +198,17 @@ impl Credentials {
         }
         if let Some(token) = &self.inner.token {
             token.reread();
+        }
+    }
+
+    fn dialler(
+        &self,
+        address: Option<SocketAddr>,
+    ) -> impl Fn(Uri) -> BoxFuture<'static, io::Result<TokioIo<Stream>>> + Clone + Send + 'static {
+        let credentials = self.clone();
+        move |uri: Uri| {
+            let credentials = credentials.clone();
+            async move { credentials.dial(&uri, address).await.map(TokioIo::new) }.boxed()
         }
     }
 

@@ -13,6 +13,7 @@ pub use client::{ClientArgs, Credentials};
 pub use secret::Secret;
 pub use server::{Plaintext, ServerArgs, ServerSecurity};
 pub use tls::Fingerprint;
+pub use tls::is_tls_error;
 pub use tokens::Role;
 pub(crate) use tokens::is_open_to_all;
 

@@ -118,7 +118,8 @@ impl Shell {
         let mut shell = Shell::with(name, config);
         // A URL that is none is a problem already noted.
         if let Ok(Some(collector)) = args.traces.endpoint() {
-            let traces = Traces::new(name, &collector, args.traces.trace_sample);
+            let credentials = args.traces.credentials(problems)?;
+            let traces = Traces::new(name, &collector, &credentials, args.traces.trace_sample);
             shell.telling.traces = problems.check("--traces", traces)?;
         }
         shell.telling.page = args.metrics.clone();

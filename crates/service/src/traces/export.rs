@@ -12,6 +12,7 @@ use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Span, Spa
 use tonic::transport::Endpoint;
 
 use crate::metrics::{Counter, Metrics};
+use crate::security::Credentials;
 
 /// Finished spans that may wait.
 const QUEUE: usize = 4096;
@@ -55,10 +56,15 @@ struct Shared {
 
 /// # Errors
 /// What the exporter does not accept.
-pub(super) fn processor(collector: &Endpoint, timeout: Duration, metrics: TraceMetrics) -> Result<Processor, String> {
+pub(super) fn processor(
+    collector: &Endpoint,
+    credentials: &Credentials,
+    timeout: Duration,
+    metrics: TraceMetrics,
+) -> Result<Processor, String> {
     let otlp = Otlp::builder()
         .with_tonic()
-        .with_channel(collector.connect_lazy())
+        .with_channel(credentials.connect_lazy(collector))
         .with_timeout(timeout)
         // What cannot be sent is counted: sending it later would hold up what comes next.
         .with_retry_policy(RetryPolicy::disabled())

@@ -9,6 +9,7 @@ mod export;
 mod span;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub use span::Span;
 
 use crate::config::Problems;
 use crate::metrics::{Metrics, is_loopback};
+use crate::security::Credentials;
 
 /// What the last spans have to reach the collector at shutdown.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -38,6 +40,9 @@ pub struct TraceArgs {
     /// OpenTelemetry collector to send traces to over OTLP/gRPC, as in http://127.0.0.1:4317; off unless given.
     #[arg(long, env = "SEMLINK_TRACES", value_name = "URL")]
     pub traces: Option<String>,
+    /// Authorities in PEM that the certificate of an https:// collector must come from; without it the system's count.
+    #[arg(long, env = "SEMLINK_TRACES_CA", value_name = "FILE", requires = "traces")]
+    pub traces_ca: Option<PathBuf>,
     /// Fraction of images that are traced, of those that do not bring a trace along.
     #[arg(long, env = "SEMLINK_TRACE_SAMPLE", value_name = "FRACTION", default_value_t = 0.01)]
     pub trace_sample: f64,
@@ -63,7 +68,7 @@ struct Ratio {
 
 impl Default for TraceArgs {
     fn default() -> TraceArgs {
-        TraceArgs { traces: None, trace_sample: 0.01 }
+        TraceArgs { traces: None, traces_ca: None, trace_sample: 0.01 }
     }
 }
 
@@ -81,12 +86,20 @@ impl TraceArgs {
         }
     }
 
-    /// The collector, if one was given, without TLS settings.
+    /// The collector, if one was given.
     ///
     /// # Errors
     /// A URL that is none.
     pub fn endpoint(&self) -> Result<Option<Endpoint>, String> {
         self.traces.as_deref().map(endpoint).transpose()
+    }
+
+    /// Whom its certificate is checked against; the file is read.
+    pub fn credentials(&self, problems: &mut Problems) -> Option<Credentials> {
+        match &self.traces_ca {
+            Some(ca) => Credentials::trusting("--traces-ca", ca.clone(), problems),
+            None => Some(Credentials::none()),
+        }
     }
 }
 
@@ -118,7 +131,12 @@ impl Traces {
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
-    pub fn new(service: &'static str, collector: &Endpoint, sample: f64) -> Result<Traces, String> {
+    pub fn new(
+        service: &'static str,
+        collector: &Endpoint,
+        credentials: &Credentials,
+        sample: f64,
+    ) -> Result<Traces, String> {
         let metrics = TraceMetrics::default();
         let ids = RandomIdGenerator::default();
         let resource = Resource::builder_empty()
@@ -129,7 +147,7 @@ impl Traces {
             ])
             .build();
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(export::processor(collector, EXPORT_TIMEOUT, metrics.clone())?)
+            .with_span_processor(export::processor(collector, credentials, EXPORT_TIMEOUT, metrics.clone())?)
             // `Traces` decides before a span is made.
             .with_sampler(Sampler::AlwaysOn)
             .with_resource(resource)
@@ -235,7 +253,7 @@ mod tests {
     fn a_collector_is_an_address_and_plain_text_must_be_wanted() {
         let told = |url: &str, trace_sample, plaintext| {
             let mut problems = Problems::new();
-            TraceArgs { traces: Some(url.to_owned()), trace_sample }.check(&mut problems, plaintext);
+            TraceArgs { traces: Some(url.to_owned()), traces_ca: None, trace_sample }.check(&mut problems, plaintext);
             problems.finish(Some(())).err().map(|error| error.to_string()).unwrap_or_default()
         };
         for url in ["http://127.0.0.1:4317", "http://localhost:4317/", "http://[::1]:4317", "https://otel.example:4317"]
