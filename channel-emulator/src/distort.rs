@@ -1,6 +1,7 @@
 //! One frame through the channel: pure, from a frame and a profile to the frame that arrives.
 
-use semlink_channel::{FrameKey, SnrDb, iq, pilots};
+use semlink_channel::models::Taps;
+use semlink_channel::{ChannelState, FrameKey, SnrDb, iq, pilots};
 use semlink_proto::v1;
 use semlink_service::wire;
 use tonic::Status;
@@ -28,7 +29,8 @@ pub(crate) struct Heard {
 /// can be attached here. With `keep` the symbols before and after are given back.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` for no symbols, bytes that are no symbols, symbols so large that what arrives is not finite, a `codec_id` that is
+/// `INVALID_ARGUMENT` for no symbols, bytes that are no symbols, symbols so large or so uneven that what arrives or the channel state is not
+/// finite, a `codec_id` that is
 /// too long, too many pilots or a channel state that cannot be.
 #[allow(clippy::result_large_err, reason = "Status is the currency of gRPC services")]
 pub(crate) fn distort(
@@ -62,11 +64,11 @@ pub(crate) fn distort(
         (CsiMode::None | CsiMode::Pilots, _, _) => None,
         (CsiMode::Perfect, Some(before), _) => {
             let before = wire::state(before, symbols.len())?;
-            Some(wire::csi(&before.then(passed.state, symbols.len()), None))
+            Some(told(&before.then(passed.state, symbols.len()), None, symbols.len())?)
         }
         // An emulator before this one keeps its part to itself.
         (CsiMode::Perfect, None, Some(_)) => None,
-        (CsiMode::Perfect, None, None) => Some(wire::csi(&passed.state, passed.taps.as_ref())),
+        (CsiMode::Perfect, None, None) => Some(told(&passed.state, passed.taps.as_ref(), symbols.len())?),
     };
     frame.truth = Some(v1::ChannelTruth {
         snr_db_requested: snr.db(),
@@ -86,9 +88,19 @@ pub(crate) fn distort(
     Ok(heard)
 }
 
+/// A state that a receiver can read: where a channel is not linear its gain follows from the symbols, which may be anything.
+#[allow(clippy::result_large_err, reason = "Status is the currency of gRPC services")]
+fn told(state: &ChannelState, taps: Option<&Taps>, symbols: usize) -> Result<v1::ChannelState, Status> {
+    let refused = |error| {
+        Status::invalid_argument(format!("symbols: no channel state fits them ({error}), expected a mean power of 1"))
+    };
+    state.validate(symbols).map_err(refused)?;
+    Ok(wire::csi(state, taps))
+}
+
 #[cfg(test)]
 mod tests {
-    use semlink_channel::{Chain, ChannelConfig, ChannelState, Complex32, RicianK};
+    use semlink_channel::{Chain, ChannelConfig, Complex32, RicianK};
     use tonic::Code;
 
     use super::*;

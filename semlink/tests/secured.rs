@@ -71,7 +71,7 @@ impl Secured {
         config.client =
             ClientArgs { ca: at("ca.pem"), cert: at("client.pem"), key: at("client.key"), token_file: at("send") };
         runtime.spawn(semlink_transmitter::serve(transmitter, config, forever()));
-        let pixels = image::GrayImage::from_fn(28, 28, |x, y| image::Luma([(9 * x ^ 7 * y) as u8]));
+        let pixels = image::GrayImage::from_fn(28, 28, |x, y| image::Luma([((9 * x) ^ (7 * y)) as u8]));
         pixels.save(dir.path().join("image.png")).expect("an image");
         Secured { dir, transmitter: transmitter_url, emulator: emulator_url, _runtime: runtime }
     }

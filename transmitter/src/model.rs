@@ -1,7 +1,6 @@
 //! The encoder on its threads: batches of image files in, frames of symbols out.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -106,10 +105,8 @@ impl Encoder {
 
     fn prepare(&self, image: &Image) -> Result<Prepared, Status> {
         let start = Instant::now();
-        // Files come from anywhere: should one bring a decoder down, it must not cost its neighbours.
-        let input = catch_unwind(AssertUnwindSafe(|| self.half.prepare(&image.file, &self.limits)))
-            .map_err(|_| failed())?
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let input = self.half.prepare(&image.file, &self.limits);
+        let input = input.map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok(Prepared { input, rate: image.rate, us: micros(start) })
     }
 

@@ -1,6 +1,7 @@
 //! From an encoded image file to the numbers that the student encoder reads.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::{DynamicImage, ImageReader, imageops::FilterType};
 use serde::{Deserialize, Serialize};
@@ -136,6 +137,12 @@ impl InputSpec {
     /// # Errors
     /// Any [`ImageError`]. Sizes are checked against `limits` from the header, before a pixel is decoded.
     pub fn prepare(&self, bytes: &[u8], limits: &ImageLimits) -> Result<Input, ImageError> {
+        // The decoders are others' and the files come from anywhere: where a decoder panics (fuzzing found one that does), it is the file that is bad.
+        let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare_file(bytes, limits)));
+        prepared.unwrap_or_else(|_| Err(ImageError::Corrupt("its decoder gave up on it".to_owned())))
+    }
+
+    fn prepare_file(&self, bytes: &[u8], limits: &ImageLimits) -> Result<Input, ImageError> {
         if bytes.is_empty() {
             return Err(ImageError::Empty);
         }
