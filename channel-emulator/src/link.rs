@@ -72,11 +72,8 @@ impl Link {
         })
     }
 
-    async fn answer(&self, mut frame: v1::Frame, traces: &Traces) -> v1::FrameReport {
+    async fn answer(&self, frame: v1::Frame, traces: &Traces) -> v1::FrameReport {
         let mut span = traces.follow("channel", &frame.traceparent);
-        if let Some(traceparent) = span.traceparent() {
-            frame.traceparent = traceparent;
-        }
         let id = frame.id;
         self.counters.frames.fetch_add(1, Ordering::Relaxed);
         let passed = self.pass(frame, &mut span).await;
@@ -141,13 +138,31 @@ impl Link {
         let channel_us = taken.elapsed().as_micros() as u64;
         if let Some(truth) = &frame.truth {
             self.metrics.passed(truth.snr_db_requested, truth.snr_db_realised, channel_us);
-            span.set("semlink.snr_db", f64::from(truth.snr_db_requested));
+            if span.is_traced() {
+                self.describe(span, truth, symbols);
+            }
+        }
+        let onward = span.call("transmit");
+        if let Some(traceparent) = onward.traceparent() {
+            frame.traceparent = traceparent;
         }
         let sent = self.client.send(frame, deadline);
         // The frame after this one may go.
         drop(departure);
         let report = sent.report().await.map_err(|status| (status, None))?.report;
+        drop(onward);
         Ok(v1::FrameReport { channel_us: report.channel_us + channel_us, ..report })
+    }
+}
+
+impl Link {
+    /// What the span of a frame says, see docs/METRICS.md.
+    fn describe(&self, span: &mut Span, truth: &v1::ChannelTruth, symbols: usize) {
+        span.set("semlink.link", self.name.clone());
+        span.set("semlink.profile_version", truth.profile_version as i64);
+        span.set("semlink.snr_db_requested", f64::from(truth.snr_db_requested));
+        span.set("semlink.snr_db_realised", f64::from(truth.snr_db_realised));
+        span.set("semlink.symbols", symbols as i64);
     }
 }
 

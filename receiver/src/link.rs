@@ -9,7 +9,7 @@ use semlink_channel::iq;
 use semlink_codec::Csi;
 use semlink_proto::v1::{self, link_server::Link};
 use semlink_service::batch::Done;
-use semlink_service::traces::Traces;
+use semlink_service::traces::{Span, Traces};
 use semlink_service::{Door, Drain, Permit, pipeline, wire};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
@@ -50,12 +50,12 @@ impl LinkService {
 impl Inner {
     /// The report of one frame; a failure is a report too, under the frame's id.
     async fn answer(&self, frame: v1::Frame) -> v1::FrameReport {
-        let mut span = self.traces.follow("decode", &frame.traceparent);
-        let id = frame.id;
+        let mut span = self.traces.follow("decide", &frame.traceparent);
+        let (id, arrived) = (frame.id, Instant::now());
         let left =
             if frame.time_left_us == 0 { LONGEST } else { Duration::from_micros(frame.time_left_us).min(LONGEST) };
         let decided = self.recent.report(&frame, || self.decode(&frame));
-        let reported = match tokio::time::timeout_at(Instant::now() + left, decided).await {
+        let reported = match tokio::time::timeout_at(arrived + left, decided).await {
             Ok(reported) => reported,
             Err(_) => Err(Status::deadline_exceeded("the receiver had no time left for this frame")),
         };
@@ -66,8 +66,9 @@ impl Inner {
                 } else if !frame.trial {
                     self.metrics.reported(&report);
                 }
-                span.set("semlink.repeated", repeated);
-                span.set("semlink.uses", i64::from(report.uses));
+                if span.is_traced() {
+                    describe(&mut span, &frame, &report, repeated, arrived);
+                }
                 report
             }
             Err(status) => {
@@ -116,6 +117,22 @@ impl Inner {
         let frame = frame?;
         let permit = self.door.enter(frame.symbols.len() + frame.pilots.len()).await;
         Ok((frame, permit))
+    }
+}
+
+/// What the span of a frame says, see docs/METRICS.md.
+fn describe(span: &mut Span, frame: &v1::Frame, report: &v1::FrameReport, repeated: bool, arrived: Instant) {
+    span.set("semlink.codec_id", frame.codec_id.clone());
+    span.set("semlink.uses", i64::from(report.uses));
+    span.set("semlink.repeated", repeated);
+    if let Some(decision) = &report.decision {
+        span.set("semlink.decision", decision.label.clone());
+        span.set("semlink.confidence", f64::from(decision.confidence));
+    }
+    if !repeated {
+        let queue = Duration::from_micros(report.queue_us);
+        span.phase("queue", arrived.into_std(), queue);
+        span.phase("decode", (arrived + queue).into_std(), Duration::from_micros(report.decode_us));
     }
 }
 

@@ -267,3 +267,35 @@ async fn a_client_that_leaves_midway_harms_nobody() {
     assert!(after[0].decision.is_some());
     receiver.stop().await.expect("no panic").expect("a clean end");
 }
+
+#[tokio::test]
+async fn a_frame_that_comes_again_is_reported_again_and_decided_once() {
+    let receiver = Receiver::start(1).await;
+    let mut decisions = receiver.decisions().await;
+    let named = |id, number| {
+        let frame = frame(&receiver.manifest.codec_id, id, &received(number, 64));
+        v1::Frame { origin: 77, number, ..frame }
+    };
+    let decided = |report: &v1::FrameReport| report.decision.as_ref().map(|d| (d.index, d.confidence.to_bits()));
+    // Twice in a stream, then in another one, under other ids of those streams.
+    let first = receiver.transmit(vec![named(1, 5), named(2, 5), named(3, 6)]).await;
+    let again = receiver.transmit(vec![named(9, 5), named(8, 6)]).await;
+    let ids = |reports: &[v1::FrameReport]| reports.iter().map(|report| report.id).collect::<Vec<_>>();
+    assert_eq!((ids(&first), ids(&again)), (vec![1, 2, 3], vec![8, 9]));
+    assert!(decided(&first[0]).is_some());
+    assert_eq!(decided(&first[0]), decided(&first[1]));
+    assert_eq!(first[0].decode_us, again[1].decode_us, "it is the same report");
+    assert_eq!((decided(&again[1]), decided(&again[0])), (decided(&first[0]), decided(&first[2])));
+
+    // Frames without a name are always new ones.
+    let nameless = v1::Frame { origin: 0, ..named(4, 7) };
+    receiver.transmit(vec![nameless.clone()]).await;
+    receiver.transmit(vec![nameless]).await;
+    let mut numbers = Vec::new();
+    for _ in 0..4 {
+        let event = decisions.message().await.expect("a subscription").expect("a decision");
+        numbers.push((event.origin, event.number));
+    }
+    numbers[..2].sort();
+    assert_eq!(numbers, [(77, 5), (77, 6), (0, 7), (0, 7)]);
+}

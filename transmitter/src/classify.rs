@@ -106,8 +106,8 @@ impl Inner {
         let _under_way = self.metrics.enter(request.image.len());
         let passage = Passage { arrived, deadline, span: &span };
         let answer = self.with_a_codec(&request, passage).await;
-        if let Err(status) = &answer {
-            span.fail(status);
+        if span.is_traced() {
+            describe(&mut span, &request, &answer);
         }
         self.metrics.answered(&answer, label, arrived.elapsed());
         answer
@@ -122,7 +122,10 @@ impl Inner {
         let codec = self.codecs.present();
         match self.through(&codec, request, passage).await {
             Err(status) if status.code() == Code::FailedPrecondition => match self.codecs.instead_of(&codec) {
-                Some(other) => self.through(&other, request, passage).await,
+                Some(other) => {
+                    self.metrics.falls_back();
+                    self.through(&other, request, passage).await
+                }
                 None => Err(status),
             },
             answer => answer,
@@ -145,8 +148,10 @@ impl Inner {
         let queue = before + waited;
         let began = arrived + queue;
         span.phase("queue", arrived.into_std(), queue);
-        span.phase("encode", began.into_std(), began.elapsed());
-        let link = span.call("link");
+        let prepared = Duration::from_micros(encoded.prepare_us);
+        span.phase("prepare", began.into_std(), prepared);
+        span.phase("encode", (began + prepared).into_std(), Duration::from_micros(encoded.encode_us));
+        let link = span.call("transmit");
         let frame = v1::Frame {
             codec_id: codec.id.clone(),
             symbols: encoded.symbols.clone(),
@@ -202,6 +207,28 @@ impl Inner {
         let arrived = Instant::now();
         let permit = self.door.enter(request.image.len()).await;
         Ok((request, arrived, permit))
+    }
+}
+
+/// What the span of an image says, see docs/METRICS.md.
+fn describe(span: &mut Span, request: &v1::ClassifyRequest, answer: &Result<v1::ClassifyResponse, Status>) {
+    // OpenTelemetry has no unsigned numbers.
+    span.set("semlink.id", request.id as i64);
+    span.set("semlink.stream", request.stream as i64);
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(status) => return span.fail(status),
+    };
+    if let Some(decision) = &answer.decision {
+        span.set("semlink.decision", decision.label.clone());
+        span.set("semlink.confidence", f64::from(decision.confidence));
+    }
+    let link = answer.link.unwrap_or_default();
+    span.set("semlink.uses", i64::from(link.uses));
+    span.set("semlink.pilots", i64::from(link.pilots));
+    span.set("semlink.sends", i64::from(link.timings.unwrap_or_default().sends));
+    if let Some(snr_db) = link.snr_db_estimated {
+        span.set("semlink.snr_db_estimated", f64::from(snr_db));
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) struct TransmitterMetrics {
     confidence: Histogram,
     unsure: Counter,
     resent: Counter,
+    fallback: Counter,
     labelled: Counter,
     correct: Counter,
 }
@@ -82,6 +83,7 @@ impl Default for TransmitterMetrics {
             confidence: buckets::confidence(),
             unsure: Counter::default(),
             resent: Counter::default(),
+            fallback: Counter::default(),
             labelled: Counter::default(),
             correct: Counter::default(),
         }
@@ -100,6 +102,11 @@ impl TransmitterMetrics {
     /// An image was turned away at the door.
     pub(crate) fn refused(&self) {
         self.refused.inc();
+    }
+
+    /// An image is encoded once more, with another codec.
+    pub(crate) fn falls_back(&self) {
+        self.fallback.inc();
     }
 
     /// An image that was let in is answered, `elapsed` after it arrived; `label` is the class that the client says is right.
@@ -171,6 +178,7 @@ impl TransmitterMetrics {
             ("refused_images", "Images turned away at the door", &self.refused),
             ("unsure_decisions", "Decisions that the receiver calls a guess", &self.unsure),
             ("resent_images", "Images answered whose frame was sent more than once", &self.resent),
+            ("fallback_images", "Images encoded again with the other codec", &self.fallback),
             ("labelled_images", "Images decided whose class the client gave", &self.labelled),
             ("correct_images", "Labelled images decided as labelled", &self.correct),
         ];

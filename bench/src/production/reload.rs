@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use futures::stream;
-use semlink_codec::{BundleDraft, Half, MANIFEST_FILE, Manifest, write_bundle};
+use semlink_codec::{Half, MANIFEST_FILE, Manifest, write_bundle};
 use semlink_nn::checkpoint;
 use semlink_proto::v1::decisions_client::DecisionsClient;
 use semlink_proto::v1::link_client::LinkClient;
@@ -50,7 +50,7 @@ impl Bundles {
             tensors.extend(checkpoint::load(&shipped.join(half.file_name()), &Device::Cpu)?.tensors);
         }
         let other = tempfile::tempdir()?;
-        let other = write_bundle(other.path(), draft(&first), &changed(&tensors)?)?;
+        let other = write_bundle(other.path(), first.clone().into(), &changed(&tensors)?)?;
         ensure!(other.hashes.encoder != first.hashes.encoder, "both encoders are the same");
         ensure!(other.hashes.decoder != first.hashes.decoder, "both decoders are the same");
         Ok(Bundles { first, other, tensors })
@@ -59,41 +59,13 @@ impl Bundles {
     /// Replaces the files in `dir` by renaming, the manifest last.
     fn write(&self, dir: &Path, other: bool) -> Result<String> {
         if other {
-            return Ok(write_bundle(dir, draft(&self.other), &changed(&self.tensors)?)?.codec_id);
+            return Ok(write_bundle(dir, self.other.clone().into(), &changed(&self.tensors)?)?.codec_id);
         }
         let shipped = chain::bundle();
         for file in [Half::Encoder.file_name(), Half::Decoder.file_name(), MANIFEST_FILE] {
             checkpoint::write_atomically(&dir.join(file), &fs::read(shipped.join(file))?)?;
         }
         Ok(self.first.codec_id.clone())
-    }
-}
-
-fn draft(manifest: &Manifest) -> BundleDraft {
-    let Manifest {
-        created,
-        student,
-        cat,
-        input,
-        labels,
-        snr_range_db,
-        clean_accuracy,
-        accuracy,
-        calibration,
-        provenance,
-        ..
-    } = manifest.clone();
-    BundleDraft {
-        created,
-        student,
-        cat,
-        input,
-        labels,
-        snr_range_db,
-        clean_accuracy,
-        accuracy,
-        calibration,
-        provenance,
     }
 }
 

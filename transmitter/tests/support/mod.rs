@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod air;
+pub(crate) mod log;
 
 use std::net::SocketAddr;
 use std::path::Path;

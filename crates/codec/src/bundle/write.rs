@@ -36,6 +36,37 @@ pub struct BundleDraft {
     pub provenance: Provenance,
 }
 
+impl From<Manifest> for BundleDraft {
+    /// What a bundle that differs in its weights alone says of itself.
+    fn from(manifest: Manifest) -> BundleDraft {
+        let Manifest {
+            created,
+            student,
+            cat,
+            input,
+            labels,
+            snr_range_db,
+            clean_accuracy,
+            accuracy,
+            calibration,
+            provenance,
+            ..
+        } = manifest;
+        BundleDraft {
+            created,
+            student,
+            cat,
+            input,
+            labels,
+            snr_range_db,
+            clean_accuracy,
+            accuracy,
+            calibration,
+            provenance,
+        }
+    }
+}
+
 /// Writes a bundle into `dir`, which is created if it is not there, and returns its manifest.
 ///
 /// `tensors` are those of an [`EncoderNetwork`] and a [`DecoderNetwork`](crate::DecoderNetwork) by full name (`Params::tensors`), and no others; tensors of

@@ -47,8 +47,6 @@ pub struct BundleMetrics {
     pub reloaded: Counter,
     /// Bundles that were refused; what served goes on.
     pub refused: Counter,
-    /// Bundles that served and were taken back.
-    pub rolled_back: Counter,
     reloads: Labelled<Counter>,
     /// Codecs that are held.
     held: Gauge,
@@ -108,8 +106,8 @@ impl Default for BundleMetrics {
     fn default() -> BundleMetrics {
         let reloads = Labelled::<Counter>::default();
         let result = |result: &'static str| reloads.get_or_create_owned(&[("result", result.into())]);
-        let (reloaded, refused, rolled_back) = (result("ok"), result("refused"), result("rolled_back"));
-        BundleMetrics { reloaded, refused, rolled_back, reloads, held: Gauge::default(), codecs: Labelled::default() }
+        let (reloaded, refused) = (result("ok"), result("refused"));
+        BundleMetrics { reloaded, refused, reloads, held: Gauge::default(), codecs: Labelled::default() }
     }
 }
 
