@@ -8,9 +8,6 @@ use semlink_codec::{ImageLimits, InputSpec};
 const LIMITS: ImageLimits = ImageLimits { max_bytes: 1 << 16, max_side: 96, max_pixels: 64 * 64 };
 
 static SPECS: LazyLock<[InputSpec; 2]> = LazyLock::new(|| {
-    // libFuzzer's hook ends the process at once. Here a decoder's panic is to be contained; one that is not still ends it, when it arrives.
-    #[cfg(feature = "libfuzzer")]
-    std::panic::set_hook(Box::new(|_| {}));
     let spec = |height, width, channels| InputSpec {
         height,
         width,

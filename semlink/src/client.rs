@@ -17,13 +17,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Flags of every command that talks to services.
 #[derive(Debug, Clone, Default, clap::Args)]
+// Their heading counts for all that follows: they stand last wherever they are taken in.
 #[command(next_help_heading = "Security (docs/SECURITY.md)")]
 pub(crate) struct SecurityArgs {
     #[command(flatten)]
     client: ClientArgs,
 
     /// `next` allows http:// to other machines: images and the token travel in plaintext
-    #[arg(long, env = "SEMLINK_PLAINTEXT", value_name = "NAMES", value_delimiter = ',', value_enum)]
+    #[arg(
+        long,
+        env = "SEMLINK_PLAINTEXT",
+        value_name = "NAMES",
+        value_delimiter = ',',
+        value_enum,
+        hide_possible_values = true
+    )]
     plaintext: Vec<Plaintext>,
 }
 

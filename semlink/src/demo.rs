@@ -78,9 +78,6 @@ pub(crate) struct SweepArgs {
     #[arg(long, env = "SEMLINK_CONTROL", value_name = "URL", default_value = "http://127.0.0.1:50052")]
     control: NextHop,
 
-    #[command(flatten)]
-    security: SecurityArgs,
-
     /// IDX images file with its labels file beside it, or a folder with a subfolder for each class, named by index or label
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
@@ -96,6 +93,9 @@ pub(crate) struct SweepArgs {
     /// Folder for sweep.json, sweep.csv and sweep.svg
     #[arg(long, value_name = "DIR", default_value = "semlink-sweep")]
     out: PathBuf,
+
+    #[command(flatten)]
+    security: SecurityArgs,
 }
 
 /// What both sweep.

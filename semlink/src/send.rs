@@ -24,9 +24,6 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
 
-    #[command(flatten)]
-    security: SecurityArgs,
-
     /// Print a JSON object for each image
     #[arg(long)]
     json: bool,
@@ -34,6 +31,9 @@ pub(crate) struct Args {
     /// PNG, JPEG or WebP files
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
+
+    #[command(flatten)]
+    security: SecurityArgs,
 }
 
 /// Prints a line for each image, in their order; a failed one does not stop the others.

@@ -8,6 +8,8 @@ use semlink_proto::v1;
 use semlink_service::metrics::PeerMetrics;
 use semlink_service::peer::{LinkClient, NextHop};
 use semlink_service::security::Credentials;
+use semlink_service::shell::Limits;
+use semlink_service::{Shell, ShellConfig};
 use support::{Manner, Service, frame};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -190,5 +192,23 @@ async fn a_caller_that_leaves_does_not_disturb_the_others() {
     let (one, other) = futures::join!(transmit(&client, frame(1, 3), later()), transmit(&client, frame(2, 4), later()));
     assert_eq!((one.expect("a report").decode_us, other.expect("a report").decode_us), (3, 4));
     drop(client);
+    next.stop().await;
+}
+
+#[tokio::test]
+async fn a_link_at_rest_is_opened_again_and_counts_as_no_loss() {
+    let limits = Limits { idle: Duration::from_millis(50), ..Limits::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let shell = Shell::with("test", ShellConfig { limits, ..ShellConfig::default() });
+    let next = Service::start_shell(listener, shell, Manner::Tells);
+    let metrics = PeerMetrics::default();
+    let hop = next.url.parse::<NextHop>().expect("an address");
+    let client = LinkClient::new(hop, Credentials::none(), metrics.clone());
+    transmit(&client, frame(1, 1), later()).await.expect("a report");
+    while metrics.connects.get() < 3 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(metrics.disconnects.get(), 0);
+    transmit(&client, frame(2, 2), later()).await.expect("a report");
     next.stop().await;
 }

@@ -1,6 +1,9 @@
 //! Traces, as a collector sees them.
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,9 +11,12 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{Tra
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::Span;
+use semlink_service::config::Problems;
 use semlink_service::metrics::Metrics;
-use semlink_service::security::Credentials;
+use semlink_service::security::{Credentials, ServerArgs};
 use semlink_service::traces::{TraceArgs, Traces};
+use semlink_service::{Shell, ShellArgs};
+use support::lab::{Authority, Identity, Lab};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Endpoint, Server};
@@ -45,6 +51,50 @@ fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
         other => format!("{other:?}"),
     };
     attributes.iter().map(|attribute| (attribute.key.clone(), text(attribute))).collect()
+}
+
+/// The page of metrics of a service whose only span went to this collector, named `localhost`, with the authorities of a file.
+async fn sent_over_tls(port: u16, ca: &Path) -> String {
+    let (traces, traces_ca) = (Some(format!("https://localhost:{port}")), Some(ca.to_owned()));
+    let args = TraceArgs { traces, traces_ca, ..TraceArgs::default() };
+    let mut problems = Problems::new();
+    args.check(&mut problems, false);
+    let credentials = args.credentials(&mut problems);
+    let credentials = problems.finish(credentials).expect("an authority");
+    let endpoint = args.endpoint().unwrap().expect("a collector was given");
+    let traces = Traces::new("test", &endpoint, &credentials, 1.0).unwrap();
+    let metrics = Metrics::new("test");
+    traces.register(&metrics);
+    drop(traces.start("work", None));
+    traces.shutdown().await;
+    metrics.encode()
+}
+
+/// Takes TLS connections only.
+async fn tls_collector(lab: &Lab, identity: &Identity) -> (Collector, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tls_cert, tls_key) = (lab.write("server.pem", &identity.chain), lab.write("server.key", &identity.key));
+    let security = ServerArgs { tls_cert: Some(tls_cert), tls_key: Some(tls_key), ..ServerArgs::default() };
+    let mut problems = Problems::new();
+    let config = ShellArgs { security, ..ShellArgs::default() }.check(address, &mut problems);
+    let shell = Shell::with("collector", problems.finish(config).expect("an identity"));
+    let collector = Collector::default();
+    let shell = shell.add_service(TraceServiceServer::new(collector.clone()));
+    tokio::spawn(shell.serve(listener, std::future::pending()));
+    (collector, address.port())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_with_a_trusted_certificate_gets_spans_and_another_none() {
+    let (lab, authority) = (Lab::new(), Authority::new("the authority"));
+    let (collector, port) = tls_collector(&lab, &authority.issue()).await;
+    let page = sent_over_tls(port, &lab.write("ca.pem", &authority.pem)).await;
+    assert!(page.contains("semlink_trace_exported_spans_total 1\n"), "{page}");
+    assert_eq!(collector.0.lock().unwrap().len(), 1);
+    let page = sent_over_tls(port, &lab.write("other.pem", &Authority::new("another").pem)).await;
+    assert!(page.contains("semlink_trace_failed_spans_total 1\n"), "{page}");
+    assert_eq!(collector.0.lock().unwrap().len(), 1);
 }
 
 async fn collector() -> (Collector, Endpoint) {

@@ -16,10 +16,10 @@ use super::{Target, print};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Set {
     #[command(flatten)]
-    target: Target,
+    change: Change,
 
     #[command(flatten)]
-    change: Change,
+    target: Target,
 }
 
 /// The fields of a change; at least one.

@@ -31,10 +31,10 @@ pub(crate) struct Create {
     next_link: String,
 
     #[command(flatten)]
-    control: Control,
+    channel: Change,
 
     #[command(flatten)]
-    channel: Change,
+    control: Control,
 }
 
 /// A link to take away.

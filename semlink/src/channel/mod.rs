@@ -50,23 +50,23 @@ pub(crate) struct Control {
     #[arg(long, env = "SEMLINK_CONTROL", value_name = "URL", default_value = "http://127.0.0.1:50052")]
     control: NextHop,
 
-    #[command(flatten)]
-    security: SecurityArgs,
-
     /// Print JSON objects
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    security: SecurityArgs,
 }
 
 /// Which link of which emulator.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Target {
-    #[command(flatten)]
-    control: Control,
-
     /// Name of the link
     #[arg(long, env = "SEMLINK_LINK", value_name = "NAME", default_value = "default")]
     link: String,
+
+    #[command(flatten)]
+    control: Control,
 }
 
 /// A connection to the emulator, and its address for errors.

@@ -42,12 +42,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", conflicts_with = "to")]
     recordings: Option<PathBuf>,
 
-    #[command(flatten)]
-    security: SecurityArgs,
-
     /// Print a JSON object
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    security: SecurityArgs,
 }
 
 /// The halves of a recording.

@@ -53,6 +53,8 @@ enum End {
     Refused(Status),
     /// It was open.
     Broke,
+    /// The next hop ended it because nothing happened on it for long.
+    Rested,
     /// Nothing is left for it to do.
     Retired,
 }
@@ -63,6 +65,8 @@ struct Open<'a> {
     lane: LaneId,
     wake: Arc<Notify>,
     why: String,
+    /// Nothing was lost with it.
+    rested: bool,
 }
 
 impl Shared {
@@ -139,7 +143,7 @@ impl Shared {
     }
 
     /// One stream, from its connection to its end.
-    async fn stream(&self, address: SocketAddr, retired: &CancellationToken) -> End {
+    async fn stream(&self, address: SocketAddr, retired: &CancellationToken, rested: bool) -> End {
         let connected = self.credentials.connect(self.next.endpoint(), Some(address)).await;
         let channel = match connected {
             Ok(channel) => channel,
@@ -164,11 +168,22 @@ impl Shared {
         };
         let mut open = Open::new(self, Arc::clone(&wake));
         lane_set.send_replace(Some(open.lane));
-        tracing::info!(next = self.next.as_str(), %address, "link up");
+        // At rest it is opened anew again and again: that is no news.
+        if rested {
+            tracing::debug!(next = self.next.as_str(), %address, "link up");
+        } else {
+            tracing::info!(next = self.next.as_str(), %address, "link up");
+        }
         tokio::select! {
-            why = self.read(reports) => {
-                tracing::warn!(next = self.next.as_str(), %address, why, unreported = self.waiting.load(open.lane), "link down");
-                open.why = why;
+            ended = self.read(reports) => {
+                let unreported = self.waiting.load(open.lane);
+                open.rested = ended.code() == Code::DeadlineExceeded && unreported == 0;
+                open.why = reason(&ended);
+                if open.rested {
+                    tracing::debug!(next = self.next.as_str(), %address, why = open.why, "link at rest");
+                    return End::Rested;
+                }
+                tracing::warn!(next = self.next.as_str(), %address, why = open.why, unreported, "link down");
                 End::Broke
             }
             () = self.retire(&open, retired) => End::Retired,
@@ -200,8 +215,8 @@ impl Shared {
         })
     }
 
-    /// Hands reports to their callers until the stream ends; why it did.
-    async fn read(&self, mut reports: Streaming<v1::FrameReport>) -> String {
+    /// Hands reports to their callers until the stream ends; with what status.
+    async fn read(&self, mut reports: Streaming<v1::FrameReport>) -> Status {
         loop {
             match reports.message().await {
                 Ok(Some(report)) => {
@@ -209,8 +224,8 @@ impl Shared {
                         self.metrics.unclaimed.inc();
                     }
                 }
-                Ok(None) => return "the peer ended the stream".to_owned(),
-                Err(status) => return reason(&status),
+                Ok(None) => return Status::unavailable("the peer ended the stream"),
+                Err(status) => return status,
             }
         }
     }
@@ -246,14 +261,18 @@ impl Shared {
 async fn keep_open(shared: Arc<Shared>, address: SocketAddr, retired: CancellationToken) {
     let mut backoff = Backoff::new();
     let mut random = StdRng::from_os_rng();
-    let mut refused = 0;
+    let (mut refused, mut rested) = (0, false);
     while !retired.is_cancelled() {
         let began = Instant::now();
-        match shared.stream(address, &retired).await {
+        match shared.stream(address, &retired, std::mem::take(&mut rested)).await {
             End::Retired => return,
             End::Refused(status) => {
                 shared.note_refusal(address, &status, refused);
                 refused += 1;
+            }
+            End::Rested => {
+                (refused, rested) = (0, true);
+                backoff.reset();
             }
             End::Broke => {
                 refused = 0;
@@ -313,7 +332,13 @@ impl<'a> Open<'a> {
         shared.metrics.connects.inc();
         shared.metrics.sessions.inc();
         shared.open.send_modify(|open| *open += 1);
-        Open { shared, lane: shared.waiting.open(Arc::clone(&wake)), wake, why: "the stream was given up".to_owned() }
+        Open {
+            shared,
+            lane: shared.waiting.open(Arc::clone(&wake)),
+            wake,
+            why: "the stream was given up".to_owned(),
+            rested: false,
+        }
     }
 }
 
@@ -323,7 +348,9 @@ impl Drop for Open<'_> {
         // What writes its frames ends, and with it the connection.
         self.wake.notify_one();
         self.shared.metrics.resent.inc_by(back.resent as u64);
-        self.shared.metrics.disconnects.inc();
+        if !self.rested {
+            self.shared.metrics.disconnects.inc();
+        }
         self.shared.metrics.sessions.dec();
         self.shared.open.send_modify(|open| *open = open.saturating_sub(1));
     }
