@@ -9,7 +9,7 @@ use semlink_proto::v1::transmitter_client::TransmitterClient;
 use semlink_proto::v1::{self, ClassifyRequest, ClassifyResponse};
 use semlink_service::peer::NextHop;
 use serde_json::json;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 use crate::client::{self, Secured, SecurityArgs};
 
@@ -75,7 +75,10 @@ async fn classify(
         Ok(answer) => Ok(answer.into_inner()),
         // What is wrong with this image, not with the service.
         Err(status) if status.code() == Code::InvalidArgument => Err(status.message().to_owned()),
-        Err(status) => Err(client::failed(args.to.as_str(), &status).to_string()),
+        Err(status) => match args.timeout {
+            Some(timeout) if is_late(&status) => Err(format!("not answered within {} s", timeout.as_secs_f64())),
+            _ => Err(client::failed(args.to.as_str(), &status).to_string()),
+        },
     }
 }
 
@@ -113,6 +116,11 @@ fn object(path: &Path, answer: &ClassifyResponse) -> serde_json::Value {
         "snr_db_measured": link.snr_db_estimated,
         "milliseconds": milliseconds(answer),
     })
+}
+
+/// Whether time ran out, at a service or here, whoever noticed first: here it is the only thing that cancels a call.
+fn is_late(status: &Status) -> bool {
+    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
 }
 
 /// More than a day is a slip.

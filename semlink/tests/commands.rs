@@ -252,3 +252,23 @@ fn what_is_not_there_is_named_in_one_line_and_status_1() {
         assert_eq!((lines, errors.lines().last().is_some_and(|line| line.contains(named))), (1, true), "{errors}");
     }
 }
+
+#[test]
+fn an_image_is_given_up_after_its_timeout() {
+    let dir = assets();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (transmitter, url) = listener(&runtime);
+    // It keeps images for 30 seconds; nobody is behind it.
+    let nobody = Port::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let rate = "64".parse().expect("a rate");
+    let config = semlink_transmitter::Config::new(format!("http://{nobody}"), dir.path().join("bundle"), rate);
+    runtime.spawn(semlink_transmitter::serve(transmitter, config, std::future::pending()));
+    let file = dir.path().join("image.png");
+    image::GrayImage::new(28, 28).save(&file).expect("an image");
+    let began = std::time::Instant::now();
+    let sent = semlink(["send", "--to", &url, "--timeout", "0.3", &file.display().to_string()]);
+    assert_eq!(sent.status.code(), Some(1));
+    let told = stderr(&sent);
+    assert!(told.contains("image.png") && told.contains("not answered within 0.3 s"), "{told}");
+    assert!(began.elapsed().as_secs() < 15, "{:?}", began.elapsed());
+}

@@ -120,6 +120,10 @@ async fn beyond_the_door_calls_are_refused_and_streams_wait() {
     }
     let status = client.classify(request(9)).await.expect_err("a full house");
     assert_refused(&status, Code::ResourceExhausted, &["too many images"]);
+    // Before anything of its body is read: a message that is too large by itself is refused for the same reason.
+    let large = ClassifyRequest { image: vec![0; 20 << 20].into(), ..request(9) };
+    let status = client.classify(large).await.expect_err("a full house");
+    assert_refused(&status, Code::ResourceExhausted, &["too many images"]);
 
     let mut seen = Vec::new();
     for _ in 0..5 {
