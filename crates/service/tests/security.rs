@@ -103,6 +103,13 @@ async fn is_cut_off(connected: Result<Channel, String>) {
     }
 }
 
+/// Lets the time pass in which a peer's address gets no second line in the log.
+async fn another_line_may_be_written() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(5)).await;
+    tokio::time::resume();
+}
+
 #[tokio::test]
 async fn tls_with_an_authority_that_signed_the_server_and_no_other() {
     let log = Log::capture();
@@ -151,11 +158,19 @@ async fn mutual_tls_takes_clients_with_a_valid_certificate_only() {
     let good = setting.connect(&valid).await.expect("a connection");
     transmit(good.clone()).await.expect("served");
 
-    is_cut_off(setting.connect(&setting.trusting()).await).await;
-    is_cut_off(setting.connect(&setting.with_certificate(&Authority::new("another").issue())).await).await;
-    is_cut_off(setting.connect(&setting.with_certificate(&setting.authority.issue_until(2001))).await).await;
-    assert!(setting.handshakes() >= 3, "{}", setting.handshakes());
-    log.has(&["WARN", "peer=127.0.0.1:", "handshake"]);
+    let (other, expired) = (Authority::new("another").issue(), setting.authority.issue_until(2001));
+    for (identity, why) in
+        [(None, "peer sent no certificates"), (Some(&other), "UnknownIssuer"), (Some(&expired), "certificate expired")]
+    {
+        let args = identity.map_or_else(|| setting.trusting(), |identity| setting.with_certificate(identity));
+        let before = setting.handshakes();
+        another_line_may_be_written().await;
+        is_cut_off(setting.connect(&args).await).await;
+        while setting.handshakes() == before {
+            tokio::task::yield_now().await;
+        }
+        log.has(&["WARN", "peer=127.0.0.1:", "handshake", why]);
+    }
 
     transmit(good).await.expect("served meanwhile");
     let valid = setting.with_certificate(&setting.authority.issue());
@@ -200,13 +215,6 @@ async fn guarded(client: &mut Option<Identity>) -> Setting {
         *client = Some(bound);
     })
     .await
-}
-
-/// Lets the time pass in which a peer's address gets no second line in the log.
-async fn another_line_may_be_written() {
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(5)).await;
-    tokio::time::resume();
 }
 
 /// A call with these headers `authorization`.
