@@ -109,15 +109,12 @@ impl Codecs {
 
     /// Takes in the decoder that a bundle has now; the one that it had goes on being held.
     fn take(&self, bundle: usize, half: DecoderHalf) -> Result<(), String> {
-        let new = half.codec_id().to_owned();
         self.metrics.hold(half.manifest().labels.iter().map(String::as_str));
+        let codec = Arc::new(Codec::start(half, &self.settings)?);
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         let Some(of_bundle) = held.get_mut(bundle) else { return Err("no such bundle".to_owned()) };
-        // A codec that is back, after a rollback of the bundle, is the present one again.
-        let codec = match of_bundle.iter().position(|codec| codec.id == new) {
-            Some(index) => of_bundle.remove(index),
-            None => Arc::new(Codec::start(half, &self.settings)?),
-        };
+        // After a rollback of the bundle it is there, but it may have been changed in all but its weights, which its id stands for.
+        of_bundle.retain(|before| before.id != codec.id);
         of_bundle.insert(0, codec);
         of_bundle.truncate(self.settings.keep.max(1));
         self.bundle_metrics.hold(held.iter().flatten().map(|codec| codec.id.as_str()));

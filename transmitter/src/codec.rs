@@ -15,7 +15,7 @@ use semlink_service::peer::LinkClient;
 use semlink_service::reload::Directory;
 use semlink_service::{Drain, wire};
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::config::Config;
 use crate::control::Control;
@@ -52,7 +52,7 @@ struct Held {
 enum Refusal {
     /// It cannot be served with, until its files change again.
     Bundle(String),
-    /// Not now: no receiver holds it, or none can be reached.
+    /// Not now: no receiver holds it, none can be reached, or the channel lost its frame.
     Link(Status),
 }
 
@@ -182,12 +182,9 @@ impl Codecs {
             trial: true,
             ..Default::default()
         };
+        // A frame that the channel loses says nothing about the codec: that is an error, too, and the trial is made again.
         let report = link.transmit(frame, Instant::now() + TRIAL).await?.report;
-        match report.error {
-            // A channel that loses frames says nothing about the codec.
-            Some(error) if error.code != Code::DataLoss as i32 => Err(wire::status(error)),
-            _ => Ok(()),
-        }
+        report.error.map_or(Ok(()), |error| Err(wire::status(error)))
     }
 }
 

@@ -4,6 +4,8 @@ mod support;
 
 use semlink_codec::testing::png;
 use semlink_proto::v1::{ClassifyRequest, ClassifyResponse, Error};
+use support::log::Log;
+use support::page::Page;
 use support::{Builder, assert_refused, classify_all, decided, request};
 use tonic::{Code, Status};
 
@@ -61,8 +63,11 @@ async fn a_bad_image_fails_its_call_by_name() {
 }
 
 #[tokio::test]
-async fn a_bad_image_in_a_stream_costs_nobody_else() {
-    let chain = Builder::default().start().await;
+async fn a_bad_image_in_a_stream_is_counted_and_costs_nobody_else() {
+    let log = Log::capture();
+    let configure = |config: &mut semlink_transmitter::Config| Page::on_any_port(&mut config.service);
+    let chain = Builder { configure: Box::new(configure), ..Builder::default() }.start().await;
+    let page = Page::of(&log, 1).await;
     let mut client = chain.client().await;
     let good = classify_all(&mut client, (0..60).map(request)).await;
     let bad: Vec<_> = (0..).map(|i| i * 11 + 3).zip(bad_files()).collect();
@@ -78,6 +83,11 @@ async fn a_bad_image_in_a_stream_costs_nobody_else() {
             None => assert_eq!(decided(answer), decided(good)),
         }
     }
+    let samples = page.samples().await;
+    samples.assert(r#"semlink_transmitter_images_total{code="INVALID_ARGUMENT"}"#, bad.len() as f64);
+    samples.assert(r#"semlink_transmitter_images_total{code="OK"}"#, (120 - bad.len()) as f64);
+    // The batches that they were in went on.
+    samples.assert(r#"semlink_batch_panics_total{model="encoder"}"#, 0.0);
     chain.stop().await;
 }
 

@@ -11,12 +11,12 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use semlink_channel::SnrDb;
 use semlink_proto::v1::transmitter_client::TransmitterClient;
-use semlink_proto::v1::{ClassifyRequest, ClassifyResponse};
+use semlink_proto::v1::{ClassifyRequest, ClassifyResponse, Decision, Timings};
 use semlink_service::ServiceArgs;
 use support::log::Log;
-use support::{Service, bundle, classify_all, config, request};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use support::page::Page;
+use support::{Service, bundle, classify_all, config, receiver_with, request};
+use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
@@ -36,7 +36,10 @@ impl TraceService for Collector {
         for of_service in request.into_inner().resource_spans {
             let resource = of_service.resource.unwrap_or_default();
             let name = resource.attributes.iter().find(|attribute| attribute.key == "service.name");
-            let name = format!("{:?}", name.and_then(|name| name.value.clone()?.value));
+            let Some(Value::StringValue(name)) = name.and_then(|name| name.value.clone()?.value) else {
+                panic!("spans of a service without a name")
+            };
+            let name = name.trim_start_matches("semlink-").to_owned();
             let spans = of_service.scope_spans.into_iter().flat_map(|scope| scope.spans);
             self.0.lock().expect("no panic").extend(spans.map(|span| (name.clone(), span)));
         }
@@ -49,14 +52,15 @@ struct Observed {
     transmitter: Service,
     emulator: Service,
     receiver: Service,
-    /// Where the metrics of each are, in this order.
-    pages: [String; 3],
+    /// Of each, in this order.
+    pages: [Page; 3],
     spans: Collector,
     _log: Log,
 }
 
 impl Observed {
-    async fn start() -> Observed {
+    /// What is traced of images that bring no trace along is this fraction.
+    async fn start(trace_sample: f64) -> Observed {
         let log = Log::capture();
         let (bundle, _) = bundle(7);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -66,18 +70,14 @@ impl Observed {
         let incoming = TcpIncoming::from(listener);
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
         let observe = |service: &mut ServiceArgs| {
-            service.metrics.metrics = Some("127.0.0.1:0".to_owned());
+            Page::on_any_port(service);
             service.traces.traces = Some(collector.clone());
-            // Whether something is traced is the caller's choice alone.
-            service.traces.trace_sample = 0.0;
+            service.traces.trace_sample = trace_sample;
         };
         let mut receiver = semlink_receiver::Config::new(bundle.path());
         observe(&mut receiver.service);
-        let receiver = Service::start(|listener, shutdown| async move {
-            semlink_receiver::serve(listener, receiver, shutdown.asked()).await.expect("a receiver");
-        })
-        .await;
-        let receiver_page = page(&log, 1).await;
+        let receiver = receiver_with(receiver).await;
+        let receiver_page = Page::of(&log, 1).await;
         let snr = SnrDb::try_new(SNR_DB).expect("an SNR");
         let mut emulator = semlink_channel_emulator::Config::new(receiver.url(), snr);
         observe(&mut emulator.service);
@@ -85,29 +85,16 @@ impl Observed {
             semlink_channel_emulator::serve(listener, emulator, shutdown.asked()).await.expect("an emulator");
         })
         .await;
-        let emulator_page = page(&log, 2).await;
+        let emulator_page = Page::of(&log, 2).await;
         let mut settings = config(emulator.url(), bundle.path());
         observe(&mut settings.service);
         let transmitter = support::transmitter(settings).await;
-        let pages = [page(&log, 3).await, emulator_page, receiver_page];
+        let pages = [Page::of(&log, 3).await, emulator_page, receiver_page];
         Observed { transmitter, emulator, receiver, pages, spans, _log: log }
     }
 
     async fn client(&self) -> TransmitterClient<tonic::transport::Channel> {
         TransmitterClient::new(self.transmitter.channel().await)
-    }
-
-    /// The samples of a service's page, by name and labels.
-    async fn samples(&self, page: usize) -> BTreeMap<String, f64> {
-        let mut stream = TcpStream::connect(&self.pages[page]).await.expect("a page");
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: semlink\r\n\r\n").await.expect("a request");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.expect("a page");
-        let sample = |line: &str| {
-            let (series, value) = line.rsplit_once(' ')?;
-            Some((series.to_owned(), value.parse().ok()?))
-        };
-        text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()
     }
 
     /// All spans of these services, which end with it.
@@ -119,24 +106,9 @@ impl Observed {
     }
 }
 
-/// Where the metrics of the service that was started as the n-th are, as its log says.
-async fn page(log: &Log, n: usize) -> String {
-    loop {
-        if let Some(line) = log.lines(&[" metrics address="]).get(n - 1) {
-            let address = line.split("address=").nth(1).expect("an address");
-            return address.trim_matches('"').to_owned();
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
-fn close(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-3 * (1.0 + b.abs())
-}
-
 #[tokio::test]
 async fn the_metrics_of_all_services_agree_with_the_answers() {
-    let observed = Observed::start().await;
+    let observed = Observed::start(0.0).await;
     let mut client = observed.client().await;
     // Every second one with its class, of which a codec with random weights meets some.
     let labelled = |id: u64| ClassifyRequest {
@@ -149,56 +121,94 @@ async fn the_metrics_of_all_services_agree_with_the_answers() {
     client.classify(bad).await.expect_err("no image");
 
     let links: Vec<_> = answers.iter().map(|answer| answer.link.expect("facts")).collect();
+    let timings: Vec<_> = links.iter().map(|link| link.timings.expect("timings")).collect();
+    let decisions: Vec<_> = answers.iter().map(|answer| answer.decision.as_ref().expect("a decision")).collect();
     let uses: f64 = links.iter().map(|link| f64::from(link.uses)).sum();
-    let confidence: f64 = answers.iter().map(|a| f64::from(a.decision.as_ref().expect("a decision").confidence)).sum();
-    let right = |answer: &&ClassifyResponse| {
-        answer.id.is_multiple_of(2) && answer.decision.as_ref().is_some_and(|d| u64::from(d.index) == answer.id % 10)
+    let confidence: f64 = decisions.iter().map(|decision| f64::from(decision.confidence)).sum();
+    let right = |(answer, decision): &(&ClassifyResponse, &&Decision)| {
+        answer.id.is_multiple_of(2) && u64::from(decision.index) == answer.id % 10
     };
-    let n = IMAGES as f64;
-    let name = |service: &str, rest: &str| format!("semlink_{service}_{rest}");
-    let [transmitter, emulator, receiver] =
-        [observed.samples(0).await, observed.samples(1).await, observed.samples(2).await];
-    let expected = [
-        (&transmitter, name("transmitter", r#"images_total{code="OK"}"#), n),
-        (&transmitter, name("transmitter", r#"images_total{code="INVALID_ARGUMENT"}"#), 1.0),
-        (&transmitter, name("transmitter", "channel_uses_sum"), uses),
-        (&transmitter, name("transmitter", "channel_uses_count"), n),
-        (&transmitter, name("transmitter", r#"rate_images_total{uses="32"}"#), n / 3.0),
-        (&transmitter, name("transmitter", r#"rate_images_total{uses="64"}"#), n - n / 3.0),
-        (&transmitter, name("transmitter", "confidence_sum"), confidence),
-        (&transmitter, name("transmitter", "labelled_images_total"), n / 2.0),
-        (&transmitter, name("transmitter", "correct_images_total"), answers.iter().filter(right).count() as f64),
-        (&transmitter, name("transmitter", "last_estimated_snr_db"), f64::from(SNR_DB)),
-        (&transmitter, name("transmitter", "in_flight_images"), 0.0),
-        // The image that is none is part of a batch, too.
-        (&transmitter, r#"semlink_batch_size_sum{model="encoder"}"#.to_owned(), n + 1.0),
-        (&emulator, name("emulator", r#"frames_total{link="default"}"#), n),
-        (&emulator, name("emulator", r#"symbols_total{link="default"}"#), uses),
-        (&emulator, name("emulator", "requested_snr_db_sum"), n * f64::from(SNR_DB)),
-        (&emulator, name("emulator", "realised_snr_db_count"), n),
-        (&receiver, name("receiver", r#"frames_total{code="OK"}"#), n),
-        (&receiver, name("receiver", "channel_uses_sum"), uses),
-        (&receiver, name("receiver", "confidence_sum"), confidence),
-        (&receiver, name("receiver", "repeated_frames_total"), 0.0),
-        (&receiver, r#"semlink_batch_size_sum{model="decoder"}"#.to_owned(), n),
-    ];
-    for (samples, series, value) in expected {
-        let found = samples.get(&series).copied().unwrap_or_else(|| panic!("{series} is not there: {samples:#?}"));
-        assert!(close(found, value), "{series} is {found}, expected {value}");
+    let right = answers.iter().zip(&decisions).filter(right).count() as f64;
+    let (n, snr_db) = (IMAGES as f64, f64::from(SNR_DB));
+
+    let [transmitter, emulator, receiver] = &observed.pages;
+    let transmitter = transmitter.samples().await;
+    for (series, expected) in [
+        (r#"images_total{code="OK"}"#, n),
+        (r#"images_total{code="INVALID_ARGUMENT"}"#, 1.0),
+        ("answer_seconds_count", n),
+        ("channel_uses_sum", uses),
+        ("channel_uses_count", n),
+        (r#"symbols_total{kind="payload"}"#, uses),
+        (r#"rate_images_total{uses="32"}"#, n / 3.0),
+        (r#"rate_images_total{uses="64"}"#, n - n / 3.0),
+        ("confidence_sum", confidence),
+        ("labelled_images_total", n / 2.0),
+        ("correct_images_total", right),
+        ("estimated_snr_db_sum", n * snr_db),
+        ("last_estimated_snr_db", snr_db),
+        ("in_flight_images", 0.0),
+    ] {
+        transmitter.assert(&format!("semlink_transmitter_{series}"), expected);
     }
-    for phase in ["queue", "prepare", "encode", "link", "channel", "decode_queue", "decode"] {
-        let count = format!(r#"semlink_transmitter_phase_seconds_count{{phase="{phase}"}}"#);
-        assert_eq!(transmitter.get(&count), Some(&n), "{count}");
+    let phases: [(&str, fn(&Timings) -> u64); 7] = [
+        ("queue", |timings| timings.queue_us),
+        ("prepare", |timings| timings.prepare_us),
+        ("encode", |timings| timings.encode_us),
+        ("link", |timings| timings.link_us),
+        ("channel", |timings| timings.channel_us),
+        ("decode_queue", |timings| timings.decode_queue_us),
+        ("decode", |timings| timings.decode_us),
+    ];
+    let seconds = |us: fn(&Timings) -> u64| timings.iter().map(us).sum::<u64>() as f64 / 1e6;
+    for (phase, us) in phases {
+        let of_phase = |what: &str| format!(r#"semlink_transmitter_phase_seconds_{what}{{phase="{phase}"}}"#);
+        transmitter.assert(&of_phase("count"), n);
+        transmitter.assert(&of_phase("sum"), seconds(us));
+    }
+    // The image that is none is part of a batch, too.
+    transmitter.assert(r#"semlink_batch_size_sum{model="encoder"}"#, n + 1.0);
+    transmitter.assert("semlink_next_waiting_frames", 0.0);
+
+    let emulator = emulator.samples().await;
+    for (series, expected) in [
+        (r#"frames_total{link="default"}"#, n),
+        (r#"symbols_total{link="default"}"#, uses),
+        ("requested_snr_db_sum", n * snr_db),
+        (r#"last_requested_snr_db{link="default"}"#, snr_db),
+        ("realised_snr_db_count", n),
+        ("channel_seconds_sum", seconds(|timings| timings.channel_us)),
+    ] {
+        emulator.assert(&format!("semlink_emulator_{series}"), expected);
     }
     // Over 24 frames of 32 or 64 symbols, the mean of 10 log10 of a chi-square with about 100 degrees of freedom has a deviation of 0.13 dB.
-    let realised = emulator["semlink_emulator_realised_snr_db_sum"] / n;
-    assert!((realised - f64::from(SNR_DB)).abs() < 0.7, "{realised} dB");
+    let realised = emulator.get("semlink_emulator_realised_snr_db_sum") / n;
+    assert!((realised - snr_db).abs() < 0.7, "{realised} dB");
+
+    let receiver = receiver.samples().await;
+    for (series, expected) in [
+        (r#"frames_total{code="OK"}"#, n),
+        ("channel_uses_sum", uses),
+        ("confidence_sum", confidence),
+        ("repeated_frames_total", 0.0),
+        ("last_snr_db", snr_db),
+        (r#"phase_seconds_sum{phase="queue"}"#, seconds(|timings| timings.decode_queue_us)),
+        (r#"phase_seconds_sum{phase="decode"}"#, seconds(|timings| timings.decode_us)),
+    ] {
+        receiver.assert(&format!("semlink_receiver_{series}"), expected);
+    }
+    receiver.assert(r#"semlink_batch_size_sum{model="decoder"}"#, n);
+    for label in decisions.iter().map(|decision| &decision.label).collect::<BTreeSet<_>>() {
+        let count = decisions.iter().filter(|decision| decision.label == *label).count();
+        receiver.assert(&format!(r#"semlink_receiver_decisions_total{{class="{label}"}}"#), count as f64);
+    }
     observed.stop().await;
 }
 
 #[tokio::test]
 async fn one_trace_follows_an_image_through_all_services() {
-    let observed = Observed::start().await;
+    // Whether something is traced is the caller's choice alone.
+    let observed = Observed::start(0.0).await;
     let mut client = observed.client().await;
     let mut traced = Request::new(request(3));
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -250,4 +260,36 @@ async fn one_trace_follows_an_image_through_all_services() {
     assert_eq!(attribute(way[0], "semlink.uses"), Value::IntValue(64));
     assert_eq!(attribute(way[2], "semlink.symbols"), Value::IntValue(64));
     assert_eq!(attribute(way[2], "semlink.snr_db_requested"), Value::DoubleValue(f64::from(SNR_DB)));
+}
+
+#[tokio::test]
+async fn each_image_of_a_stream_that_brings_no_trace_begins_its_own() {
+    let observed = Observed::start(1.0).await;
+    let mut client = observed.client().await;
+    let answers = classify_all(&mut client, (0..IMAGES).map(request)).await;
+    assert_eq!(answers.len() as u64, IMAGES);
+    let mut traces = BTreeMap::<Vec<u8>, Vec<(String, String)>>::new();
+    for (service, span) in observed.stop().await {
+        // Nobody came before.
+        assert_eq!(span.parent_span_id.is_empty(), span.name == "classify", "{}", span.name);
+        traces.entry(span.trace_id).or_default().push((service, span.name));
+    }
+    assert_eq!(traces.len() as u64, IMAGES);
+    for spans in traces.values_mut() {
+        spans.sort();
+        let names = spans.iter().map(|(service, name)| format!("{service} {name}"));
+        let expected = [
+            "channel-emulator channel",
+            "channel-emulator transmit",
+            "receiver decide",
+            "receiver decode",
+            "receiver queue",
+            "transmitter classify",
+            "transmitter encode",
+            "transmitter prepare",
+            "transmitter queue",
+            "transmitter transmit",
+        ];
+        assert_eq!(names.collect::<Vec<_>>(), expected);
+    }
 }

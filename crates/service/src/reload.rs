@@ -1,6 +1,5 @@
 //! When a bundle on disk has changed.
 
-use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -19,9 +18,17 @@ pub struct Directory {
     seen: Stamp,
 }
 
-/// Names, sizes, times and numbers of the files.
+/// The files by name.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Stamp(Vec<(PathBuf, u64, Option<SystemTime>, u64)>);
+struct Stamp(Vec<File>);
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct File {
+    path: PathBuf,
+    length: u64,
+    modified: Option<SystemTime>,
+    inode: Inode,
+}
 
 impl Directory {
     /// Changes count from now on; best called before the files are read.
@@ -73,6 +80,37 @@ impl Directory {
     }
 }
 
+/// Which file it is, and when the system last noted a change of it: also of one that was written with an old time, as copies that
+/// preserve times are, or that could not be read before.
+#[cfg(unix)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Inode {
+    device: u64,
+    number: u64,
+    changed: (i64, i64),
+}
+
+#[cfg(unix)]
+impl Inode {
+    fn of(metadata: &std::fs::Metadata) -> Inode {
+        use std::os::unix::fs::MetadataExt as _;
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        Inode { device: metadata.dev(), number: metadata.ino(), changed }
+    }
+}
+
+/// Not known here.
+#[cfg(not(unix))]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Inode;
+
+#[cfg(not(unix))]
+impl Inode {
+    fn of(_: &std::fs::Metadata) -> Inode {
+        Inode
+    }
+}
+
 impl Stamp {
     fn of(path: &Path) -> Stamp {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
@@ -80,22 +118,17 @@ impl Stamp {
             .filter_map(|entry| {
                 // Through links, to the file that would be read.
                 let metadata = std::fs::metadata(entry.path()).ok()?;
-                metadata.is_file().then(|| (entry.path(), metadata.len(), metadata.modified().ok(), number(&metadata)))
+                metadata.is_file().then(|| File {
+                    path: entry.path(),
+                    length: metadata.len(),
+                    modified: metadata.modified().ok(),
+                    inode: Inode::of(&metadata),
+                })
             })
             .collect();
         files.sort_unstable();
         Stamp(files)
     }
-}
-
-#[cfg(unix)]
-fn number(metadata: &Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::ino(metadata)
-}
-
-#[cfg(not(unix))]
-fn number(_: &Metadata) -> u64 {
-    0
 }
 
 #[cfg(test)]
@@ -119,5 +152,28 @@ mod tests {
         assert!(has_changed(&mut watched) && !has_changed(&mut watched));
         std::fs::remove_file(file("a")).expect("a removal");
         assert!(!has_changed(&mut watched));
+    }
+
+    /// As `cp --preserve` leaves it: only the system's own clock tells.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_is_written_with_its_old_time_has_changed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a");
+        std::fs::write(&path, "1").expect("a file");
+        let file = std::fs::File::options().write(true).open(&path).expect("a file");
+        let modified = file.metadata().and_then(|metadata| metadata.modified()).expect("a time");
+        let mut watched = Directory::watch(dir.path());
+        let began = std::time::Instant::now();
+        // Again and again, as the clock of file systems has coarse steps.
+        loop {
+            std::fs::write(&path, "2").expect("a file");
+            file.set_modified(modified).expect("a time");
+            if watched.differs(Stamp::of(dir.path())) {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(10), "no change in 10 s");
+        }
+        assert_eq!(file.metadata().and_then(|metadata| metadata.modified()).expect("a time"), modified);
     }
 }

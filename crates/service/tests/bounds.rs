@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use http::{HeaderMap, Request, Response};
 use semlink_proto::v1::{self, link_client::LinkClient};
 use semlink_service::shell::{Counters, Limits, Reason};
 use semlink_service::{Shell, ShellConfig};
 use support::lab::Log;
-use support::{Manner, Service, frame, stop_the_clock, transmit};
+use support::raw::{Raw, RawCall, connect, status};
+use support::{Beside, Manner, Service, frame, stop_the_clock, transmit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt as _;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -28,13 +28,6 @@ async fn start(limits: Limits, manner: impl FnOnce(semlink_service::Drain) -> Ma
     let counters = shell.counters();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     (Service::start_shell(listener, shell, manner), counters)
-}
-
-async fn connect(service: &Service) -> TcpStream {
-    let tcp = TcpStream::connect(service.url.trim_start_matches("http://")).await.expect("a listening service");
-    // Else the system keeps small writes back for a time that no stopped clock knows.
-    tcp.set_nodelay(true).expect("an open connection");
-    tcp
 }
 
 fn refused(counters: &Counters, reason: &'static str) -> u64 {
@@ -49,58 +42,17 @@ async fn is_served(service: &Service) {
     transmit(service.channel().await).await.expect("another client is served");
 }
 
+/// The same where the service answers no frames.
+async fn is_well(service: &Service) {
+    let mut health = HealthClient::new(service.channel().await);
+    health.check(HealthCheckRequest::default()).await.expect("another client is served");
+}
+
 /// Reads until the service closes the connection.
 async fn until_closed(tcp: &mut TcpStream) {
     let mut bytes = Vec::new();
     // An error: it was reset, which closes it, too.
     let _ = tcp.read_to_end(&mut bytes).await;
-}
-
-/// A client that speaks HTTP/2 as it likes.
-struct Raw {
-    requests: h2::client::SendRequest<Bytes>,
-    connection: JoinHandle<Result<(), h2::Error>>,
-}
-
-/// A call of it.
-struct RawCall {
-    answer: h2::client::ResponseFuture,
-    body: h2::SendStream<Bytes>,
-}
-
-impl Raw {
-    async fn connect(service: &Service, builder: &h2::client::Builder) -> Raw {
-        let (requests, connection) = builder.handshake(connect(service).await).await.expect("HTTP/2");
-        Raw { requests, connection: tokio::spawn(connection) }
-    }
-
-    async fn transmit(&mut self, headers: &[(&'static str, &'static str)]) -> RawCall {
-        let mut request = Request::post("http://test/semlink.v1.Link/Transmit")
-            .header("content-type", "application/grpc")
-            .header("te", "trailers");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let ready = self.requests.clone().ready().await.expect("a connection");
-        self.requests = ready;
-        let (answer, body) = self.requests.send_request(request.body(()).expect("a request"), false).expect("a stream");
-        RawCall { answer, body }
-    }
-}
-
-/// The status of an answer that has no messages.
-async fn status(answer: Response<h2::RecvStream>) -> (Code, String) {
-    let (head, mut body) = answer.into_parts();
-    let of = |headers: &HeaderMap| {
-        let text = |name| headers.get(name).map(|value| value.to_str().expect("text").to_owned());
-        text("grpc-status").map(|code| (Code::from_bytes(code.as_bytes()), text("grpc-message").unwrap_or_default()))
-    };
-    if let Some(status) = of(&head.headers) {
-        return status;
-    }
-    let message = body.data().await;
-    assert!(message.is_none(), "{message:?}");
-    of(&body.trailers().await.expect("no reset").expect("trailers")).expect("a status")
 }
 
 #[tokio::test]
@@ -157,6 +109,7 @@ async fn a_message_a_byte_at_a_time_ends_its_stream() {
     let RawCall { answer, mut body } = raw.transmit(&[]).await;
     // A message of 100 bytes.
     body.send_data(Bytes::from_static(&[0, 0, 0, 0, 100]), false).expect("sent");
+    is_served(&service).await;
     let _steps = stop_the_clock();
     let drip = tokio::spawn(async move {
         while body.send_data(Bytes::from_static(&[1]), false).is_ok() {
@@ -178,6 +131,7 @@ async fn a_message_a_byte_at_a_time_ends_its_stream() {
 #[tokio::test]
 async fn a_stream_that_nothing_is_sent_on_ends_and_one_that_only_listens_does_not() {
     let began = Instant::now();
+    let log = Log::capture();
     let (service, counters) = start(Limits::default(), Manner::Tells).await;
     let (quiet, quiet_counters) = start(Limits::default(), |_| Manner::Hangs).await;
     let mut idle = LinkClient::new(service.channel().await);
@@ -187,6 +141,7 @@ async fn a_stream_that_nothing_is_sent_on_ends_and_one_that_only_listens_does_no
     let mut listening = LinkClient::new(quiet.channel().await);
     let mut nothing = listening.transmit(stream::empty::<v1::Frame>()).await.expect("a stream").into_inner();
     assert_eq!(reports.message().await.expect("a report").map(|report| report.id), Some(1));
+    is_served(&service).await;
     let _steps = stop_the_clock();
     let status = reports.message().await.expect_err("it ends");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
@@ -197,6 +152,8 @@ async fn a_stream_that_nothing_is_sent_on_ends_and_one_that_only_listens_does_no
     assert_eq!((stalled(&counters, "idle"), stalled(&quiet_counters, "idle")), (1, 0));
     drop((nothing, listening, idle));
     tokio::time::resume();
+    log.has(&["WARN", "peer=127.0.0.1:", "idle", "/semlink.v1.Link/Transmit"]);
+    is_served(&service).await;
     service.stop().await;
     quiet.stop().await;
 }
@@ -205,14 +162,18 @@ async fn a_stream_that_nothing_is_sent_on_ends_and_one_that_only_listens_does_no
 #[tokio::test]
 async fn an_idle_stream_that_nobody_reads_is_reset() {
     let began = Instant::now();
+    let log = Log::capture();
     let (service, counters) = start(Limits::default(), |_| Manner::Deaf).await;
     let mut link = LinkClient::new(service.channel().await);
     let mut reports = link.transmit(stream::pending::<v1::Frame>()).await.expect("a stream").into_inner();
+    is_well(&service).await;
     let _steps = stop_the_clock();
     reports.message().await.expect_err("it is reset");
     assert!((600..=620).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     assert_eq!(stalled(&counters, "idle"), 1);
     tokio::time::resume();
+    log.has(&["WARN", "peer=127.0.0.1:", "idle"]);
+    is_well(&service).await;
     drop((reports, link));
     service.stop().await;
     assert_eq!(counters.calls.get(), 0);
@@ -255,20 +216,22 @@ async fn a_client_that_never_reads_loses_its_stream_and_no_other() {
     service.stop().await;
 }
 
+/// A client may end its side first: that is how it says that it is done.
 #[tokio::test]
 async fn a_half_closed_stream_is_answered_to_the_end() {
-    let (service, _) = start(Limits::default(), Manner::Swaps).await;
+    let log = Log::capture();
+    let (service, counters) = start(Limits::default(), Manner::Swaps).await;
     let mut link = LinkClient::new(service.channel().await);
     let frames = (0..1000).map(|sequence| frame(sequence, sequence));
-    let reports = link.transmit(stream::iter(frames)).await.expect("a stream").into_inner();
-    let mut ids: Vec<u64> = futures::TryStreamExt::try_collect::<Vec<_>>(reports)
-        .await
-        .expect("a clean end")
-        .iter()
-        .map(|report| report.id)
-        .collect();
+    let mut reports = link.transmit(stream::iter(frames)).await.expect("a stream").into_inner();
+    let first = reports.message().await.expect("a stream").expect("a report");
+    is_served(&service).await;
+    let rest = futures::TryStreamExt::try_collect::<Vec<_>>(reports).await.expect("a clean end");
+    let mut ids: Vec<u64> = rest.iter().chain([&first]).map(|report| report.id).collect();
     ids.sort_unstable();
     assert_eq!(ids, (0..1000).collect::<Vec<u64>>());
+    assert_eq!(["idle", "slow", "unread"].map(|reason| stalled(&counters, reason)), [0; 3]);
+    assert!(!log.text().contains("WARN"), "{}", log.text());
     service.stop().await;
 }
 
@@ -276,14 +239,19 @@ async fn a_half_closed_stream_is_answered_to_the_end() {
 async fn a_message_over_the_limit_ends_its_stream() {
     let log = Log::capture();
     let (service, counters) = start(Limits::default(), Manner::Tells).await;
+    // Even on the same connection.
+    let channel = service.channel().await;
+    let mut beside = Beside::open(channel.clone()).await;
     let large = v1::Frame { symbols: vec![0; 5 << 20].into(), ..frame(1, 1) };
-    let mut link = LinkClient::new(service.channel().await);
+    let mut link = LinkClient::new(channel);
     let mut reports = link.transmit(stream::iter([large])).await.expect("a stream").into_inner();
     let status = reports.message().await.expect_err("it is too large");
     assert_eq!(status.code(), Code::OutOfRange, "{status}");
     assert_eq!(counters.messages_refused.get_or_create(&Reason { reason: "size" }).get(), 1);
-    log.has(&["WARN", "peer=127.0.0.1:", "size"]);
+    log.has(&["WARN", "peer=127.0.0.1:", "size", "/semlink.v1.Link/Transmit"]);
+    beside.goes_on().await;
     is_served(&service).await;
+    drop((beside, reports, link));
     service.stop().await;
 }
 
@@ -292,6 +260,7 @@ async fn a_message_over_the_limit_ends_its_stream() {
 async fn a_compressed_message_is_refused_before_it_is_read() {
     let log = Log::capture();
     let (service, counters) = start(Limits::default(), Manner::Tells).await;
+    let mut beside = Beside::open(service.channel().await).await;
     let mut raw = Raw::connect(&service, &h2::client::Builder::new()).await;
     let by_header = raw.transmit(&[("grpc-encoding", "gzip")]).await;
     let (code, message) = status(by_header.answer.await.expect("an answer")).await;
@@ -304,7 +273,9 @@ async fn a_compressed_message_is_refused_before_it_is_read() {
     assert!(message.contains("compressed"), "{message}");
     assert_eq!(counters.messages_refused.get_or_create(&Reason { reason: "compressed" }).get(), 2);
     log.has(&["WARN", "peer=127.0.0.1:", "compressed"]);
+    beside.goes_on().await;
     is_served(&service).await;
+    drop(beside);
     service.stop().await;
 }
 
@@ -312,17 +283,21 @@ async fn a_compressed_message_is_refused_before_it_is_read() {
 async fn malformed_http2_ends_its_connection_only() {
     let log = Log::capture();
     let (service, counters) = start(Limits::default(), Manner::Tells).await;
-    let (frames, sent) = tokio::sync::mpsc::channel(1);
-    let mut link = LinkClient::new(service.channel().await);
-    let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
-    let mut reports = link.transmit(sent).await.expect("a stream").into_inner();
-    let garbage: [(&str, Vec<u8>); 6] = [
+    let mut beside = Beside::open(service.channel().await).await;
+    // HEADERS that begin a call, RST_STREAM that takes it back.
+    let taken_back = |id: u8| {
+        let begun = [0, 0, 3, 1, 4, 0, 0, 0, id, 0x83, 0x84, 0x86];
+        [&begun[..], &[0, 0, 4, 3, 0, 0, 0, 0, id, 0, 0, 0, 8]].concat()
+    };
+    let resets = (0..100).flat_map(|call| taken_back(2 * call + 1)).collect::<Vec<u8>>();
+    let garbage: [(&str, Vec<u8>); 7] = [
         ("another protocol", b"GET / HTTP/1.1\r\nHost: test\r\n\r\n".to_vec()),
         ("no settings", [PREFACE, &[0, 0, 0, 0, 0, 0, 0, 0, 1]].concat()),
         ("data on stream 0", [PREFACE, SETTINGS, &[0, 0, 1, 0, 0, 0, 0, 0, 0, 7]].concat()),
         ("a frame over the limit", [PREFACE, SETTINGS, &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]].concat()),
         ("noise", [PREFACE, SETTINGS, &[0xa5; 4096]].concat()),
         ("headers that are none", [PREFACE, SETTINGS, &[0, 0, 4, 1, 4, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]].concat()),
+        ("too many resets", [PREFACE, SETTINGS, &resets].concat()),
     ];
     for (count, (what, bytes)) in (1..).zip(garbage) {
         let mut tcp = connect(&service).await;
@@ -334,12 +309,10 @@ async fn malformed_http2_ends_its_connection_only() {
         if count == 1 {
             log.has(&["WARN", &format!("peer={peer}"), "protocol"]);
         }
-        // The stream that was open before does not notice.
-        frames.send(frame(count, 1)).await.expect("an open stream");
-        assert_eq!(reports.message().await.expect("a report").map(|report| report.id), Some(count));
+        beside.goes_on().await;
     }
     is_served(&service).await;
-    drop((frames, reports, link));
+    drop(beside);
     service.stop().await;
 }
 
@@ -364,12 +337,10 @@ async fn connections_beyond_the_limit_are_closed() {
 
 #[tokio::test]
 async fn a_full_house_says_so_with_advice_and_still_tells_its_health() {
+    let log = Log::capture();
     let (service, counters) = start(Limits { calls: 1, ..Limits::default() }, Manner::Tells).await;
     let channel = service.channel().await;
-    let mut link = LinkClient::new(channel.clone());
-    let (frames, sent) = tokio::sync::mpsc::channel::<v1::Frame>(1);
-    let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
-    let open = link.transmit(sent).await.expect("a stream");
+    let mut beside = Beside::open(channel.clone()).await;
     assert_eq!(counters.calls.get(), 1);
     let status = transmit(channel.clone()).await.expect_err("no room");
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
@@ -377,9 +348,10 @@ async fn a_full_house_says_so_with_advice_and_still_tells_its_health() {
     let delay = status.get_details_retry_info().expect("advice").retry_delay;
     assert_eq!(delay, Some(Duration::from_millis(500)));
     assert_eq!(counters.calls_refused.get(), 1);
-    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
-    health.check(tonic_health::pb::HealthCheckRequest::default()).await.expect("health");
-    drop((frames, open));
+    log.has(&["WARN", "peer=127.0.0.1:", "--max-calls", "/semlink.v1.Link/Transmit"]);
+    beside.goes_on().await;
+    is_well(&service).await;
+    drop(beside);
     while counters.calls.get() > 0 {
         tokio::task::yield_now().await;
     }

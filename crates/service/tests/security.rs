@@ -3,16 +3,14 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use semlink_proto::v1::link_client::LinkClient;
-use semlink_service::config::Problems;
-use semlink_service::security::{ClientArgs, Credentials, Plaintext, Secret, ServerArgs, ServerSecurity};
+use semlink_service::security::{ClientArgs, Credentials, ServerArgs, ServerSecurity};
 use semlink_service::shell::{Counters, Outcome, Reason};
 use semlink_service::{Shell, ShellArgs, ShellConfig};
-use support::lab::{Authority, Identity, Lab, Log};
-use support::{Manner, Service, frame, stop_the_clock, transmit, transmit_as};
+use support::lab::{Authority, Identity, Lab, Log, checked, write};
+use support::{Beside, Manner, Service, frame, stop_the_clock, transmit, transmit_as};
 use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
@@ -32,27 +30,6 @@ struct Setting {
     counters: Counters,
 }
 
-fn loopback() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 0))
-}
-
-fn write(lab: &Lab, name: &str, identity: &Identity) -> (Option<PathBuf>, Option<PathBuf>) {
-    let chain = lab.write(&format!("{name}.pem"), &identity.chain);
-    (Some(chain), Some(lab.write(&format!("{name}.key"), &identity.key)))
-}
-
-fn checked<T>(check: impl FnOnce(&mut Problems) -> Option<T>) -> T {
-    let mut problems = Problems::new();
-    let value = check(&mut problems);
-    problems.finish(value).expect("usable settings")
-}
-
-fn faults<T>(check: impl FnOnce(&mut Problems) -> Option<T>) -> String {
-    let mut problems = Problems::new();
-    let value = check(&mut problems);
-    problems.finish(value).map(drop).expect_err("faults").to_string()
-}
-
 impl Setting {
     /// TLS with a certificate for `localhost`, changed by the test.
     async fn start(change: impl FnOnce(&Lab, &Authority, &mut ServerArgs)) -> Setting {
@@ -61,7 +38,7 @@ impl Setting {
         let mut args = ServerArgs { tls_cert, tls_key, ..ServerArgs::default() };
         lab.write("ca.pem", &authority.pem);
         change(&lab, &authority, &mut args);
-        let listener = TcpListener::bind(loopback()).await.expect("a free port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let config = checked(|problems| ShellArgs { security: args, ..ShellArgs::default() }.check(address, problems));
         let (security, shell) = (config.security.clone(), Shell::with("test", config));
@@ -91,12 +68,6 @@ impl Setting {
     /// By name, for the certificate; to the address, as `localhost` may be another.
     async fn connect_as(&self, credentials: &Credentials) -> Result<Channel, String> {
         connect(credentials, &format!("https://localhost:{}", self.address.port()), self.address).await
-    }
-
-    /// The status that a token gets.
-    async fn refused(&self, credentials: &Credentials) -> tonic::Status {
-        let channel = self.connect_as(credentials).await.expect("a connection");
-        transmit_as(channel, credentials).await.expect_err("refused")
     }
 
     fn authentication(&self, reason: &'static str) -> u64 {
@@ -132,6 +103,13 @@ async fn is_cut_off(connected: Result<Channel, String>) {
     }
 }
 
+/// Lets the time pass in which a peer's address gets no second line in the log.
+async fn another_line_may_be_written() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(5)).await;
+    tokio::time::resume();
+}
+
 #[tokio::test]
 async fn tls_with_an_authority_that_signed_the_server_and_no_other() {
     let log = Log::capture();
@@ -160,9 +138,15 @@ async fn tls_with_an_authority_that_signed_the_server_and_no_other() {
 
 #[tokio::test]
 async fn an_expired_server_is_not_trusted() {
+    let log = Log::capture();
     let setting = Setting::start(|lab, authority, _| drop(write(lab, "server", &authority.issue_until(2001)))).await;
     let error = setting.connect(&setting.trusting()).await.expect_err("expired");
     assert!(error.contains("expired") || error.contains("Expired"), "{error}");
+    // Its operator learns of it by those who leave.
+    while setting.handshakes() < 1 {
+        tokio::task::yield_now().await;
+    }
+    log.has(&["WARN", "peer=127.0.0.1:", "handshake"]);
     setting.service.stop().await;
 }
 
@@ -174,11 +158,19 @@ async fn mutual_tls_takes_clients_with_a_valid_certificate_only() {
     let good = setting.connect(&valid).await.expect("a connection");
     transmit(good.clone()).await.expect("served");
 
-    is_cut_off(setting.connect(&setting.trusting()).await).await;
-    is_cut_off(setting.connect(&setting.with_certificate(&Authority::new("another").issue())).await).await;
-    is_cut_off(setting.connect(&setting.with_certificate(&setting.authority.issue_until(2001))).await).await;
-    assert!(setting.handshakes() >= 3, "{}", setting.handshakes());
-    log.has(&["WARN", "peer=127.0.0.1:", "handshake"]);
+    let (other, expired) = (Authority::new("another").issue(), setting.authority.issue_until(2001));
+    for (identity, why) in
+        [(None, "peer sent no certificates"), (Some(&other), "UnknownIssuer"), (Some(&expired), "certificate expired")]
+    {
+        let args = identity.map_or_else(|| setting.trusting(), |identity| setting.with_certificate(identity));
+        let before = setting.handshakes();
+        another_line_may_be_written().await;
+        is_cut_off(setting.connect(&args).await).await;
+        while setting.handshakes() == before {
+            tokio::task::yield_now().await;
+        }
+        log.has(&["WARN", "peer=127.0.0.1:", "handshake", why]);
+    }
 
     transmit(good).await.expect("served meanwhile");
     let valid = setting.with_certificate(&setting.authority.issue());
@@ -188,6 +180,7 @@ async fn mutual_tls_takes_clients_with_a_valid_certificate_only() {
 
 #[tokio::test]
 async fn a_silent_client_does_not_keep_a_tls_connection() {
+    let log = Log::capture();
     let setting = Setting::start(|_, _, _| {}).await;
     let began = tokio::time::Instant::now();
     let mut silent = tokio::net::TcpStream::connect(setting.address).await.expect("a connection");
@@ -203,6 +196,8 @@ async fn a_silent_client_does_not_keep_a_tls_connection() {
     assert!((5..=6).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     tokio::time::resume();
     assert_eq!(setting.handshakes(), 2);
+    log.has(&["WARN", "peer=127.0.0.1:", "handshake", "within 5 s"]);
+    transmit(setting.connect(&setting.trusting()).await.expect("a connection")).await.expect("served after");
     setting.service.stop().await;
 }
 
@@ -222,6 +217,15 @@ async fn guarded(client: &mut Option<Identity>) -> Setting {
     .await
 }
 
+/// A call with these headers `authorization`.
+async fn call(channel: &Channel, headers: &[String]) -> Result<(), tonic::Status> {
+    let mut request = Request::new(futures::stream::iter([frame(7, 42)]));
+    for header in headers {
+        request.metadata_mut().append("authorization", header.parse().expect("ASCII"));
+    }
+    LinkClient::new(channel.clone()).transmit(request).await.map(drop)
+}
+
 #[tokio::test]
 async fn each_wrong_token_is_refused_for_its_reason() {
     let log = Log::capture();
@@ -230,30 +234,35 @@ async fn each_wrong_token_is_refused_for_its_reason() {
     let bound = bound.expect("a certificate");
     let args = setting.with_certificate(&setting.authority.issue());
 
-    let none = checked(|problems| args.check(problems));
-    let (unknown, expired) = ("another-token-for-these-tests", EXPIRED);
-    for (token, code, reason, told) in [
-        (None, Code::Unauthenticated, "missing", "authorization: Bearer"),
-        (Some(unknown), Code::Unauthenticated, "unknown", "not one of this server's"),
-        (Some(expired), Code::Unauthenticated, "expired", "expired"),
-        (Some(CONTROL), Code::PermissionDenied, "role", "role send"),
+    let good = setting.with_token(SEND, args.clone());
+    let channel = setting.connect_as(&good).await.expect("a connection");
+    let unknown = "another-token-for-these-tests";
+    let bearer = |token: &str| vec![format!("Bearer {token}")];
+    for (headers, code, reason, told) in [
+        (vec![], Code::Unauthenticated, "missing", "authorization: Bearer"),
+        (vec![format!("Basic {SEND}")], Code::Unauthenticated, "malformed", "not of the form"),
+        (bearer(unknown), Code::Unauthenticated, "unknown", "not one of this server's"),
+        (bearer(EXPIRED), Code::Unauthenticated, "expired", "expired"),
+        (bearer(CONTROL), Code::PermissionDenied, "role", "role send"),
         // Replayed from elsewhere.
-        (Some(BOUND), Code::Unauthenticated, "certificate", "another client certificate"),
+        (bearer(BOUND), Code::Unauthenticated, "certificate", "another client certificate"),
+        // The good one, and another that some proxy might look at.
+        ([bearer(SEND), bearer(unknown)].concat(), Code::Unauthenticated, "malformed", "not of the form"),
     ] {
-        let credentials = token.map_or_else(|| none.clone(), |token| setting.with_token(token, args.clone()));
-        let status = setting.refused(&credentials).await;
+        let before = setting.authentication(reason);
+        another_line_may_be_written().await;
+        let status = call(&channel, &headers).await.expect_err("refused");
         assert_eq!(status.code(), code, "{status}");
         assert!(status.message().contains(told), "{status}");
-        assert_eq!(setting.authentication(reason), 1, "{reason}");
-        let good = setting.with_token(SEND, args.clone());
-        transmit_as(setting.connect_as(&good).await.expect("a connection"), &good).await.expect("served meanwhile");
+        assert_eq!(setting.authentication(reason), before + 1, "{reason}");
+        log.has(&["WARN", "peer=127.0.0.1:", &format!("reason=\"{reason}\""), "/semlink.v1.Link/Transmit", told]);
+        transmit_as(channel.clone(), &good).await.expect("served meanwhile");
     }
-    log.has(&["WARN", "peer=127.0.0.1:", "missing", "/semlink.v1.Link/Transmit"]);
 
     let owner = setting.with_token(BOUND, setting.with_certificate(&bound));
     transmit_as(setting.connect_as(&owner).await.expect("a connection"), &owner).await.expect("from where it belongs");
     // Health needs none.
-    let mut health = tonic_health::pb::health_client::HealthClient::new(setting.connect_as(&none).await.expect("up"));
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
     health.check(tonic_health::pb::HealthCheckRequest::default()).await.expect("health");
     for secret in [SEND, CONTROL, EXPIRED, BOUND, unknown] {
         assert!(!log.text().contains(secret), "a token in the log");
@@ -276,6 +285,7 @@ async fn a_flood_of_wrong_tokens_is_one_line_in_the_log() {
     tokio::time::resume();
     assert_eq!(setting.authentication("unknown"), 100);
     assert_eq!(log.text().lines().filter(|line| line.contains("unknown")).count(), 1, "{}", log.text());
+    transmit_as(channel, &setting.with_token(SEND, setting.trusting())).await.expect("others are served");
     setting.service.stop().await;
 }
 
@@ -283,15 +293,7 @@ async fn a_flood_of_wrong_tokens_is_one_line_in_the_log() {
 async fn a_certificate_changes_under_an_open_stream() {
     let log = Log::capture();
     let setting = Setting::start(|_, _, _| {}).await;
-    let mut link = LinkClient::new(setting.connect(&setting.trusting()).await.expect("a connection"));
-    let (frames, sent) = tokio::sync::mpsc::channel(1);
-    let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
-    let mut reports = link.transmit(sent).await.expect("a stream").into_inner();
-    let mut goes_on = async |id| {
-        frames.send(frame(id, id)).await.expect("an open stream");
-        assert_eq!(reports.message().await.expect("a report").map(|report| report.id), Some(id));
-    };
-    goes_on(1).await;
+    let mut beside = Beside::open(setting.connect(&setting.trusting()).await.expect("a connection")).await;
 
     let new = Authority::new("the new authority");
     let new_ca = ClientArgs { ca: Some(setting.lab.write("new-ca.pem", &new.pem)), ..ClientArgs::default() };
@@ -301,7 +303,7 @@ async fn a_certificate_changes_under_an_open_stream() {
     assert_eq!((setting.rereads("ok"), setting.rereads("failed")), (1, 0));
     transmit(setting.connect(&new_ca).await.expect("the new certificate")).await.expect("served");
     setting.connect(&setting.trusting()).await.expect_err("the old one is gone");
-    goes_on(2).await;
+    beside.goes_on().await;
 
     // Neither half a pair nor garbage replaces a pair that works, and each is told once.
     for broken in [new.issue().key, "garbage".to_owned()] {
@@ -312,8 +314,8 @@ async fn a_certificate_changes_under_an_open_stream() {
     }
     assert_eq!((setting.rereads("ok"), setting.rereads("failed")), (1, 2));
     log.has(&["WARN", "server.key", "old contents stay in use"]);
-    goes_on(3).await;
-    drop((frames, reports, link));
+    beside.goes_on().await;
+    drop(beside);
     setting.service.stop().await;
 }
 
@@ -346,107 +348,4 @@ async fn tokens_change_behind_a_symbolic_link() {
     old.reread();
     transmit_as(channel, &old).await.expect("the new one");
     setting.service.stop().await;
-}
-
-#[test]
-fn plaintext_beyond_loopback_is_asked_for_by_name() {
-    let lab = Lab::new();
-    let everywhere: SocketAddr = "0.0.0.0:50051".parse().expect("an address");
-    let tokens = Some(lab.write("tokens", format!("send {SEND}\n")));
-    let open = ServerArgs::default();
-    let told = faults(|problems| open.check(everywhere, problems));
-    assert!(told.contains("--listen 0.0.0.0:50051") && told.contains("--plaintext listen"), "{told}");
-    let told = faults(|problems| ServerArgs { tokens: tokens.clone(), ..open.clone() }.check(everywhere, problems));
-    assert!(told.contains("tokens"), "{told}");
-    let other = ServerArgs { plaintext: vec![Plaintext::Next, Plaintext::Metrics], ..open.clone() };
-    faults(|problems| other.check(everywhere, problems));
-    let asked = ServerArgs { plaintext: vec![Plaintext::Listen], tokens, ..open.clone() };
-    assert_eq!(checked(|problems| asked.check(everywhere, problems)).to_string(), "plaintext, tokens");
-    for loopback in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
-        checked(|problems| open.check(loopback.parse().expect("an address"), problems));
-    }
-
-    let credentials = Credentials::none();
-    for (url, allowed, good) in [
-        ("http://localhost:1", false, true),
-        ("http://127.0.0.1:1", false, true),
-        ("http://[::1]:1", false, true),
-        ("http://192.0.2.1:1", false, false),
-        ("http://localhost.example:1", false, false),
-        ("http://receiver:1", false, false),
-        ("http://receiver:1", true, true),
-        ("https://receiver:1", false, true),
-        ("https://192.0.2.1:1", false, true),
-        ("ftp://localhost:1", true, false),
-    ] {
-        let checked = credentials.check_next(&url.parse().expect("a URL"), allowed);
-        assert_eq!(checked.is_ok(), good, "{url}: {checked:?}");
-    }
-    let next = "http://receiver:1".parse().expect("a URL");
-    assert!(credentials.check_next(&next, false).expect_err("refused").contains("--plaintext next"));
-    credentials.with_plaintext(true).check_next(&next, false).expect("allowed");
-}
-
-#[test]
-fn every_fault_of_the_settings_is_told() {
-    let lab = Lab::new();
-    let (garbage, absent) = (lab.write("garbage", "nothing"), lab.path("absent"));
-    let identity = Authority::new("a").issue();
-    let key = Some(lab.write("server.key", &identity.key));
-    let chain = Some(lab.write("server.pem", &identity.chain));
-
-    let args = ServerArgs { tls_cert: Some(garbage.clone()), tls_key: Some(absent.clone()), ..ServerArgs::default() };
-    let told = faults(|problems| args.check(loopback(), problems));
-    assert!(told.contains("--tls-key") && told.contains("absent"), "{told}");
-    let args = ServerArgs { tls_cert: Some(garbage.clone()), tls_key: Some(garbage.clone()), ..ServerArgs::default() };
-    let told = faults(|problems| args.check(loopback(), problems));
-    assert!(told.contains("--tls-cert") && told.contains("--tls-key"), "{told}");
-    let args = ServerArgs { tls_key: key.clone(), ..ServerArgs::default() };
-    assert!(faults(|problems| args.check(loopback(), problems)).contains("--tls-key: needs --tls-cert"));
-    let args = ServerArgs { tls_client_ca: chain.clone(), ..ServerArgs::default() };
-    assert!(faults(|problems| args.check(loopback(), problems)).contains("--tls-client-ca: needs"));
-    let args = ServerArgs { tokens: Some(lab.write("bad", "send short\nnobody x\n")), ..ServerArgs::default() };
-    let told = faults(|problems| args.check(loopback(), problems));
-    assert!(told.contains("line 1") && told.contains("line 2"), "{told}");
-
-    let args = ClientArgs { cert: chain, token_file: Some(lab.write("empty", "")), ..ClientArgs::default() };
-    let told = faults(|problems| args.check(problems));
-    assert!(told.contains("--cert: needs --key") && told.contains("--token-file"), "{told}");
-    let args = ClientArgs { ca: Some(garbage), ..ClientArgs::default() };
-    assert!(faults(|problems| args.check(problems)).contains("no certificate in PEM"));
-}
-
-#[test]
-fn nothing_that_is_printed_holds_a_secret() {
-    let lab = Lab::new();
-    let identity = Authority::new("a").issue();
-    let (tls_cert, tls_key) = write(&lab, "server", &identity);
-    let args = ServerArgs {
-        tls_cert: tls_cert.clone(),
-        tls_key: tls_key.clone(),
-        tokens: Some(lab.write("tokens", format!("send {SEND}\n"))),
-        ..ServerArgs::default()
-    };
-    let server = checked(|problems| args.check(loopback(), problems));
-    let client_args = ClientArgs {
-        cert: tls_cert,
-        key: tls_key,
-        token_file: Some(lab.write("token", SEND)),
-        ..ClientArgs::default()
-    };
-    // Without a certificate: a machine without authorities has none to check a server with.
-    let client = checked(|problems| ClientArgs { cert: None, key: None, ..client_args.clone() }.check(problems));
-    let mut request = Request::new(());
-    client.authorise(&mut request);
-    assert_eq!(
-        request.metadata().get("authorization").expect("a token").to_str().expect("text"),
-        format!("Bearer {SEND}")
-    );
-    let config = ShellConfig { security: server.clone(), ..ShellConfig::default() };
-    let secret = Secret::new(SEND);
-    let printed =
-        format!("{args:?} {server:?} {server} {client_args:?} {client:?} {request:?} {config:?} {secret:?} {secret}");
-    assert!(!printed.contains(SEND), "{printed}");
-    assert!(!printed.contains("PRIVATE KEY"), "{printed}");
-    assert!(printed.contains("redacted") && printed.contains("Sensitive"), "{printed}");
 }

@@ -2,9 +2,16 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+#[path = "../../../transmitter/tests/support/log.rs"]
+pub(crate) mod log;
+#[path = "../../../transmitter/tests/support/page.rs"]
+pub(crate) mod page;
+
 use std::{net::SocketAddr, path::Path};
 
 use futures::StreamExt as _;
+use log::Log;
+use page::Page;
 use semlink_channel::{ChannelConfig, Complex32, FrameKey, SnrDb, iq, power};
 use semlink_codec::{Csi, Manifest, Received, testing};
 use semlink_proto::v1::{self, decisions_client::DecisionsClient, link_client::LinkClient, link_server::LinkServer};
@@ -42,6 +49,14 @@ impl Receiver {
             let _ = stopped.await;
         }));
         Receiver { bundle, manifest, address, stop, served }
+    }
+
+    /// With a page of metrics; what is logged meanwhile is captured.
+    pub(crate) async fn observed(seed: u64) -> (Receiver, Page, Log) {
+        let log = Log::capture();
+        let receiver = Receiver::start_with(seed, |config| Page::on_any_port(&mut config.service)).await;
+        let page = Page::of(&log, 1).await;
+        (receiver, page, log)
     }
 
     pub async fn channel(&self) -> Channel {

@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod air;
+pub(crate) mod endless;
 pub(crate) mod log;
+pub(crate) mod page;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -156,12 +158,18 @@ pub(crate) async fn transmitter(config: semlink_transmitter::Config) -> Service 
 }
 
 pub(crate) async fn receiver(bundle: &Path) -> Service {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    receiver_on(listener, bundle)
+    receiver_with(semlink_receiver::Config::new(bundle)).await
 }
 
 pub(crate) fn receiver_on(listener: TcpListener, bundle: &Path) -> Service {
-    let config = semlink_receiver::Config::new(bundle);
+    serve_receiver(listener, semlink_receiver::Config::new(bundle))
+}
+
+pub(crate) async fn receiver_with(config: semlink_receiver::Config) -> Service {
+    serve_receiver(TcpListener::bind("127.0.0.1:0").await.expect("a free port"), config)
+}
+
+fn serve_receiver(listener: TcpListener, config: semlink_receiver::Config) -> Service {
     Service::start_on(listener, |listener, shutdown| async move {
         semlink_receiver::serve(listener, config, shutdown.asked()).await.expect("a receiver");
     })

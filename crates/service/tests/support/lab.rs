@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
+use semlink_service::config::Problems;
 use semlink_service::security::Fingerprint;
 use tempfile::TempDir;
 use tracing::subscriber::DefaultGuard;
@@ -99,6 +100,26 @@ impl Log {
         let text = self.text();
         assert!(text.lines().any(|line| parts.iter().all(|part| line.contains(part))), "{parts:?} not in:\n{text}");
     }
+}
+
+/// Writes an identity's chain and key.
+pub(crate) fn write(lab: &Lab, name: &str, identity: &Identity) -> (Option<PathBuf>, Option<PathBuf>) {
+    let chain = lab.write(&format!("{name}.pem"), &identity.chain);
+    (Some(chain), Some(lab.write(&format!("{name}.key"), &identity.key)))
+}
+
+/// What a check makes of good settings.
+pub(crate) fn checked<T>(check: impl FnOnce(&mut Problems) -> Option<T>) -> T {
+    let mut problems = Problems::new();
+    let value = check(&mut problems);
+    problems.finish(value).expect("usable settings")
+}
+
+/// What a check says of bad ones.
+pub(crate) fn faults<T>(check: impl FnOnce(&mut Problems) -> Option<T>) -> String {
+    let mut problems = Problems::new();
+    let value = check(&mut problems);
+    problems.finish(value).map(drop).expect_err("faults").to_string()
 }
 
 impl Write for Writer {

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod lab;
+pub(crate) mod raw;
 
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
@@ -13,8 +14,9 @@ use semlink_proto::v1::{self, link_client, link_server};
 use semlink_service::security::Credentials;
 use semlink_service::{Drain, Error, Shell};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
@@ -39,6 +41,13 @@ pub(crate) enum Manner {
 }
 
 struct Fake(Manner);
+
+/// A stream of somebody else, which notices nothing of what happens beside it.
+pub(crate) struct Beside {
+    frames: mpsc::Sender<v1::Frame>,
+    reports: Streaming<v1::FrameReport>,
+    sent: u64,
+}
 
 /// A running service.
 pub(crate) struct Service {
@@ -80,6 +89,24 @@ impl Service {
     /// Stops the service and waits for its end.
     pub(crate) async fn stop(self) {
         self.stopping().await.expect("no panic").expect("a clean end");
+    }
+}
+
+impl Beside {
+    pub(crate) async fn open(channel: Channel) -> Beside {
+        let (frames, sent) = mpsc::channel(1);
+        let reports = link_client::LinkClient::new(channel).transmit(ReceiverStream::new(sent)).await;
+        let mut beside = Beside { frames, reports: reports.expect("a stream").into_inner(), sent: 0 };
+        beside.goes_on().await;
+        beside
+    }
+
+    /// A frame there and its report back.
+    pub(crate) async fn goes_on(&mut self) {
+        self.sent += 1;
+        self.frames.send(frame(self.sent, 1)).await.expect("an open stream");
+        let report = self.reports.message().await.expect("an open stream").expect("a report");
+        assert_eq!(report.id, self.sent);
     }
 }
 
