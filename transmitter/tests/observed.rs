@@ -23,6 +23,9 @@ use tonic::{Request, Response, Status};
 const IMAGES: u64 = 24;
 const SNR_DB: f32 = 6.0;
 
+/// One of an answer's timings.
+type Microseconds = fn(&Timings) -> u64;
+
 /// Keeps the spans that it gets, with the names of their services.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<(String, Span)>>>);
@@ -151,7 +154,7 @@ async fn the_metrics_of_all_services_agree_with_the_answers() {
     ] {
         transmitter.assert(&format!("semlink_transmitter_{series}"), expected);
     }
-    let phases: [(&str, fn(&Timings) -> u64); 7] = [
+    let phases: [(&str, Microseconds); 7] = [
         ("queue", |timings| timings.queue_us),
         ("prepare", |timings| timings.prepare_us),
         ("encode", |timings| timings.encode_us),
@@ -160,7 +163,7 @@ async fn the_metrics_of_all_services_agree_with_the_answers() {
         ("decode_queue", |timings| timings.decode_queue_us),
         ("decode", |timings| timings.decode_us),
     ];
-    let seconds = |us: fn(&Timings) -> u64| timings.iter().map(us).sum::<u64>() as f64 / 1e6;
+    let seconds = |us: Microseconds| timings.iter().map(us).sum::<u64>() as f64 / 1e6;
     for (phase, us) in phases {
         let of_phase = |what: &str| format!(r#"semlink_transmitter_phase_seconds_{what}{{phase="{phase}"}}"#);
         transmitter.assert(&of_phase("count"), n);

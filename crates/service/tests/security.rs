@@ -8,7 +8,7 @@ use std::time::Duration;
 use semlink_proto::v1::link_client::LinkClient;
 use semlink_service::security::{ClientArgs, Credentials, ServerArgs, ServerSecurity};
 use semlink_service::shell::{Counters, Outcome, Reason};
-use semlink_service::{Shell, ShellArgs, ShellConfig};
+use semlink_service::{Shell, ShellArgs};
 use support::lab::{Authority, Identity, Lab, Log, checked, write};
 use support::{Beside, Manner, Service, frame, stop_the_clock, transmit, transmit_as};
 use tokio::net::TcpListener;
