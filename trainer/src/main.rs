@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use semlink_nn::DeviceChoice;
 use semlink_trainer::recipe::{Recipe, StudentSpec};
 use semlink_trainer::{Context, Error, LatencyTable, Stage, dataset};
 
@@ -64,6 +65,12 @@ enum Command {
         /// Threads to compute with [default: the CPUs that this process may use].
         #[arg(long, env = "SEMLINK_THREADS")]
         threads: Option<usize>,
+        /// Where to compute: auto (the first GPU, if this build serves GPUs and there is one), cpu or cuda:N.
+        #[arg(long, env = "SEMLINK_DEVICE", default_value_t = DeviceChoice::Auto)]
+        device: DeviceChoice,
+        /// Computes on a GPU in full f32 instead of TF32 (factors of products rounded to 10 bits of mantissa).
+        #[arg(long)]
+        exact: bool,
         /// Stage bundle also copies bundle, teacher and sample to this folder, as the repository's assets/ holds them.
         #[arg(long)]
         assets: Option<PathBuf>,
@@ -113,6 +120,14 @@ fn machine() -> String {
     model.unwrap_or("unknown CPU").trim().to_owned()
 }
 
+/// What GPUs compute products in.
+fn precision(exact: bool) {
+    #[cfg(feature = "cuda")]
+    semlink_nn::cuda::set_tf32(!exact);
+    #[cfg(not(feature = "cuda"))]
+    let _ = exact;
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -125,11 +140,14 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> semlink_trainer::Result<()> {
     match cli.command {
-        Command::Run { recipe, changes, stage, from, resume, data, out, threads, assets } => {
+        Command::Run { recipe, changes, stage, from, resume, data, out, threads, device, exact, assets } => {
             let recipe = Recipe::read(&recipe, &changes)?;
             semlink_nn::runtime::init(threads)?;
+            let device = device.open()?;
+            precision(exact);
             semlink_nn::runtime::on_pool(|| {
                 let context = Context::new(&recipe, data.as_deref(), out.as_deref())?.resume(resume).assets(assets);
+                let context = context.on(device);
                 if let Some(from) = &from {
                     context.take_from(from)?;
                 }

@@ -32,6 +32,8 @@ pub(crate) struct Cache {
     features: Vec<f16>,
     /// \[views, images, classes\].
     logits: Vec<f16>,
+    /// Both as \[views x images, ..\] on a GPU.
+    there: Option<(Tensor, Tensor)>,
 }
 
 impl Cache {
@@ -57,7 +59,12 @@ impl Cache {
         if !shape.starts_with(&[views, images]) || !logits_shape.starts_with(&[views, images]) {
             return Err(broken("of another size"));
         }
-        Ok(Self { variance: variance(&features, shape[2]), views, images, features, logits })
+        let upload = |rows: &[f16]| Tensor::from_slice(rows, (views * images, ()), &context.device);
+        let there = match context.device.is_cpu() {
+            true => None,
+            false => Some((upload(&features)?, upload(&logits)?)),
+        };
+        Ok(Self { variance: variance(&features, shape[2]), views, images, features, logits, there })
     }
 
     /// The view that a pass over the data uses.
@@ -67,6 +74,12 @@ impl Cache {
 
     /// Features \[n, features\] and logits \[n, classes\] of some images in one view.
     pub(crate) fn batch(&self, view: usize, indices: &[usize]) -> Result<(Tensor, Tensor)> {
+        if let Some((features, logits)) = &self.there {
+            let rows: Vec<u32> = indices.iter().map(|i| (view * self.images + i) as u32).collect();
+            let rows = Tensor::new(rows, features.device())?;
+            let take = |all: &Tensor| all.index_select(&rows, 0)?.to_dtype(DType::F32);
+            return Ok((take(features)?, take(logits)?));
+        }
         Ok((self.rows(&self.features, view, indices)?, self.rows(&self.logits, view, indices)?))
     }
 

@@ -40,7 +40,7 @@ impl Teacher {
     /// The trained teacher of this run.
     pub(crate) fn load(context: &Context) -> Result<Self> {
         let path = context.need(Self::FILE, "teacher")?;
-        let file = checkpoint::load(&path, &candle_core::Device::Cpu)?;
+        let file = checkpoint::load(&path, &context.device)?;
         let tensors = file.tensors.into_iter().map(|(name, t)| Ok((name, t.to_dtype(DType::F32)?)));
         let params = Params::frozen(tensors.collect::<Result<BTreeMap<_, _>>>()?);
         let teacher = Self::new(&params, context.recipe, context.data()?.input.channels)?;
