@@ -96,13 +96,15 @@ impl Split {
         Self { tables: input.table(), images, classes, device: device.clone(), there: None }.placed()
     }
 
-    /// With its pixels on the GPU, if it is one's.
+    /// With its pixels on the GPU, if it is one's and they fit; otherwise each batch is made here and copied there.
     fn placed(self) -> Result<Self> {
         if self.device.is_cpu() {
             return Ok(self);
         }
         let (n, (height, width), channels) = (self.len(), self.size(), self.tables.len());
-        let pixels = Tensor::from_slice(&self.images.pixels, (n, height, width, channels), &self.device)?;
+        let Ok(pixels) = Tensor::from_slice(&self.images.pixels, (n, height, width, channels), &self.device) else {
+            return Ok(self);
+        };
         let tables = Tensor::from_slice(self.tables.as_flattened(), (channels, 256), &self.device)?;
         Ok(Self { there: Some((pixels, tables)), ..self })
     }
@@ -162,7 +164,7 @@ impl Split {
                 view(*index).render(image, size, &self.tables, out);
             }
         });
-        Ok(Tensor::from_vec(pixels, (indices.len(), size.0, size.1, self.tables.len()), &Device::Cpu)?)
+        Ok(Tensor::from_vec(pixels, (indices.len(), size.0, size.1, self.tables.len()), &self.device)?)
     }
 
     /// As [`Split::batch`], with the augmentation of one pass over the data.

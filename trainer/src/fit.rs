@@ -251,7 +251,9 @@ impl Job<'_> {
                 order = shuffled(objective.samples(), config.seed, epoch);
                 order_epoch = epoch;
             }
-            let (loss, mut grads) = objective.gradients(epoch, &order[in_epoch * batch..(in_epoch + 1) * batch])?;
+            let samples = &order[in_epoch * batch..(in_epoch + 1) * batch];
+            let found = objective.gradients(epoch, samples);
+            let (loss, mut grads) = found.map_err(|error| self.no_room(error, &objective, epoch, samples))?;
             losses.add(state.step, loss);
             if state.step == 0 || read_every == 1 {
                 losses.read()?;
@@ -307,6 +309,23 @@ impl Job<'_> {
         Ok((state.best, objective))
     }
 
+    /// Says what batch fits if `error` is that the GPU's memory does not suffice for `samples`; other errors stay as they are.
+    fn no_room(&self, error: Error, objective: &impl Objective, epoch: usize, samples: &[usize]) -> Error {
+        if !is_out_of_memory(&error) {
+            return error;
+        }
+        let halves = std::iter::successors(Some(samples.len() / 2), |size| Some(size / 2)).take_while(|size| *size > 0);
+        let mut fitting = halves.filter(|size| {
+            let tried = objective.gradients(epoch, &samples[..*size]);
+            tried.and_then(|_| Ok(self.device.synchronize()?)).is_ok()
+        });
+        let advice = match fitting.next() {
+            Some(size) => format!("one of {size} does: --set {}.fit.batch={size}", self.stage),
+            None => "nor does a single image: --device cpu".to_owned(),
+        };
+        Error::GpuMemory { stage: self.stage, batch: samples.len(), advice }
+    }
+
     fn save(
         &self,
         params: &Params,
@@ -351,6 +370,11 @@ impl Job<'_> {
     }
 }
 
+fn is_out_of_memory(error: &Error) -> bool {
+    let text = error.to_string().to_lowercase();
+    text.contains("out of memory") || text.contains("out_of_memory")
+}
+
 /// The samples of one pass, in the order in which it takes them.
 fn shuffled(samples: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut key = [0; 32];
@@ -375,5 +399,66 @@ impl Saved {
     fn part(&self, part: &str) -> BTreeMap<String, Tensor> {
         let prefix = format!("{part}/");
         self.tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix(&prefix)?.to_owned(), t.clone()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fits up to `most` samples.
+    struct Greedy {
+        weight: Tensor,
+        most: usize,
+    }
+
+    impl Objective for Greedy {
+        fn samples(&self) -> usize {
+            64
+        }
+
+        fn loss(&self, _: usize, samples: &[usize]) -> Result<Tensor> {
+            if samples.len() > self.most {
+                let error = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+                return Err(candle_core::Error::msg(error).into());
+            }
+            Ok(self.weight.sqr()?.sum_all()?)
+        }
+
+        fn validate(&self, _: &Params) -> Result<Vec<(String, f64)>> {
+            Ok(vec![("score".into(), 0.0)])
+        }
+    }
+
+    fn run(most: usize) -> Result<BTreeMap<String, Tensor>> {
+        let dir = tempfile::tempdir().unwrap();
+        let optimizer = OptimizerKind::Sgd;
+        let config =
+            FitConfig { seed: 1, epochs: 1, batch: 32, optimizer, lr: 0.1, warmup: 0.1, weight_decay: 0.0, ema: 0.5, clip: None };
+        let seconds_before = Cell::new(0.0);
+        let job = Job {
+            stage: "distill",
+            config,
+            dir: dir.path(),
+            device: &Device::Cpu,
+            start: BTreeMap::new(),
+            resume: false,
+            inputs: String::new(),
+            seconds_before: &seconds_before,
+            checkpoint_steps: 10,
+            stop_after: None,
+        };
+        job.run(|params| Ok(Greedy { weight: params.weight("w", &[3], semlink_nn::Init::Ones)?, most }))
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_answered_with_one_that_does() {
+        let text = run(9).unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "stage distill: a batch of 32 does not fit into the GPU's memory; one of 8 does: --set distill.fit.batch=8"
+        );
+        assert!(run(0).unwrap_err().to_string().contains("--device cpu"));
+        assert!(run(32).is_ok());
     }
 }

@@ -23,7 +23,18 @@ pub(super) fn number(act: Activation) -> i32 {
 fn slope_times(gpu: &Gpu, act: Activation, z: &Tensor, dy: &Tensor) -> candle_core::Result<Tensor> {
     let n = z.elem_count();
     let dx = gpu.alloc(n)?;
-    launch!(gpu, "slope_times", looping(n), THREADS, 0, gpu.f32(z)?, gpu.f32(dy)?, gpu.address(&dx), n as u64, number(act))?;
+    launch!(
+        gpu,
+        "slope_times",
+        looping(n),
+        THREADS,
+        0,
+        gpu.f32(z)?,
+        gpu.f32(dy)?,
+        gpu.address(&dx),
+        n as u64,
+        number(act)
+    )?;
     Ok(gpu.tensor(dx, z.shape()))
 }
 
@@ -41,7 +52,18 @@ pub(crate) fn add_activate(a: &Tensor, b: &Tensor, act: Activation) -> Result<Te
     let gpu = &Gpu::of(a)?;
     let n = a.elem_count();
     let y = gpu.alloc(n)?;
-    launch!(gpu, "add_activate", looping(n), THREADS, 0, gpu.f32(a)?, gpu.f32(b)?, gpu.address(&y), n as u64, number(act))?;
+    launch!(
+        gpu,
+        "add_activate",
+        looping(n),
+        THREADS,
+        0,
+        gpu.f32(a)?,
+        gpu.f32(b)?,
+        gpu.address(&y),
+        n as u64,
+        number(act)
+    )?;
     node(gpu, "add_activate", &[a, b], y, a.shape(), move |args, y, dy| {
         let gpu = &Gpu::of(dy)?;
         let d = match act {
@@ -52,7 +74,19 @@ pub(crate) fn add_activate(a: &Tensor, b: &Tensor, act: Activation) -> Result<Te
                 let n = y.elem_count();
                 let dx = gpu.alloc(n)?;
                 let (a, b) = (gpu.f32(args[0])?, gpu.f32(args[1])?);
-                launch!(gpu, "add_slope_times", looping(n), THREADS, 0, a, b, gpu.f32(dy)?, gpu.address(&dx), n as u64, number(act))?;
+                launch!(
+                    gpu,
+                    "add_slope_times",
+                    looping(n),
+                    THREADS,
+                    0,
+                    a,
+                    b,
+                    gpu.f32(dy)?,
+                    gpu.address(&dx),
+                    n as u64,
+                    number(act)
+                )?;
                 gpu.tensor(dx, y.shape())
             }
         };
@@ -87,7 +121,19 @@ pub(crate) fn modulate(x: &Tensor, c: &Tensor) -> Result<Tensor> {
     let len = n * t * d;
     let y = gpu.alloc(len)?;
     let sizes = ((t * d) as u32, d as u32);
-    launch!(gpu, "modulate", looping(len), THREADS, 0, gpu.f32(x)?, gpu.f32(c)?, gpu.address(&y), len as u64, sizes.0, sizes.1)?;
+    launch!(
+        gpu,
+        "modulate",
+        looping(len),
+        THREADS,
+        0,
+        gpu.f32(x)?,
+        gpu.f32(c)?,
+        gpu.address(&y),
+        len as u64,
+        sizes.0,
+        sizes.1
+    )?;
     node(gpu, "modulate", &[x, c], y, x.shape(), move |args, _, dy| {
         let gpu = &Gpu::of(dy)?;
         let (dx, dc) = (gpu.alloc(len)?, gpu.alloc(2 * n * d)?);
@@ -180,7 +226,18 @@ pub(crate) fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
         let gpu = &Gpu::of(dy)?;
         let len = args[0].elem_count();
         let dx = gpu.alloc(len)?;
-        launch!(gpu, "global_avg_dx", blocks(len), THREADS, 0, gpu.f32(dy)?, gpu.address(&dx), len as u64, pixels, channels)?;
+        launch!(
+            gpu,
+            "global_avg_dx",
+            blocks(len),
+            THREADS,
+            0,
+            gpu.f32(dy)?,
+            gpu.address(&dx),
+            len as u64,
+            pixels,
+            channels
+        )?;
         Ok(vec![Some(gpu.tensor(dx, args[0].shape()))])
     })
 }
@@ -196,8 +253,19 @@ pub(crate) fn render_views(images: &Tensor, views: &[[i32; 8]], tables: &Tensor)
     let (images, tables) = (gpu.at::<u8>(images)?, gpu.f32(tables)?);
     let sizes = (h as i32, w as i32, c as i32);
     launch!(
-        gpu, "render_views", blocks(len), THREADS, 0, images, gpu.address(&views), tables, gpu.address(&out), n as u32,
-        sizes.0, sizes.1, sizes.2,
+        gpu,
+        "render_views",
+        blocks(len),
+        THREADS,
+        0,
+        images,
+        gpu.address(&views),
+        tables,
+        gpu.address(&out),
+        n as u32,
+        sizes.0,
+        sizes.1,
+        sizes.2,
     )?;
     Ok(gpu.tensor(out, (n, h, w, c)))
 }

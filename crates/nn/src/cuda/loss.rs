@@ -22,9 +22,7 @@ pub(crate) fn cross_entropy(logits: &Tensor, targets: &Tensor, weights: Option<&
     let (grad, losses, loss) = (gpu.alloc(n * classes)?, gpu.alloc(n)?, gpu.alloc(1)?);
     let (x, t, w) = (gpu.f32(logits)?, gpu.f32(targets)?, gpu.optional(weights)?);
     let at = gpu.address(&losses);
-    launch!(
-        gpu, "cross_entropy", warps(n), THREADS, 0, x, t, w, gpu.address(&grad), at, n as i32, classes as i32,
-    )?;
+    launch!(gpu, "cross_entropy", warps(n), THREADS, 0, x, t, w, gpu.address(&grad), at, n as i32, classes as i32,)?;
     launch!(gpu, "sum_all", ONE, THREADS, 0, at, n as u32, 1.0 / n as f32, gpu.address(&loss))?;
     let grad = gpu.tensor(grad, (n, classes));
     node(gpu, "cross_entropy", &[logits], loss, (), move |_, _, upstream| {
@@ -48,7 +46,18 @@ pub(crate) fn mse(a: &Tensor, b: &Tensor, weights: Option<&Tensor>) -> Result<Te
         let difference = |factor: f32| -> candle_core::Result<Tensor> {
             let out = gpu.alloc(n)?;
             launch!(
-                gpu, "squares_dx", looping(n), THREADS, 0, a, b, w, gpu.f32(upstream)?, factor, gpu.address(&out), n as u64,
+                gpu,
+                "squares_dx",
+                looping(n),
+                THREADS,
+                0,
+                a,
+                b,
+                w,
+                gpu.f32(upstream)?,
+                factor,
+                gpu.address(&out),
+                n as u64,
                 sample,
             )?;
             Ok(gpu.tensor(out, args[0].shape()))

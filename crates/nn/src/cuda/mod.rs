@@ -16,9 +16,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, sys,
-};
+use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, sys};
 use candle_core::cuda_backend::{CudaDType, WrapErr, cudarc};
 use candle_core::op::BackpropOp;
 use candle_core::{
@@ -30,7 +28,8 @@ use crate::{Error, Result};
 pub(crate) use attention::attention;
 pub(crate) use conv::{conv2d, conv2d_fused};
 pub(crate) use elementwise::{
-    Window, activate, add_activate, add3, avg_pool2d, blend, gated_add, global_avg_pool, max_pool2d, modulate, render_views,
+    Window, activate, add_activate, add3, avg_pool2d, blend, gated_add, global_avg_pool, max_pool2d, modulate,
+    render_views,
 };
 pub(crate) use loss::{cross_entropy, mse};
 pub(crate) use matrix::linear;
@@ -66,6 +65,8 @@ pub fn device(ordinal: usize) -> Result<Device> {
     // SAFETY: all work of this device is on its one stream, so that uses of a tensor are ordered without events.
     unsafe { cuda.disable_event_tracking() };
     keep_freed_memory(ordinal).map_err(fail)?;
+    // A driver that cannot run the kernels says so here and not in the middle of a run.
+    Kernels::on(cuda).map_err(fail)?;
     set_tf32(tf32());
     Ok(device)
 }

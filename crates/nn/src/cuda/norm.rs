@@ -72,7 +72,17 @@ pub(crate) fn batch_norm_train(
     let (px, at) = (gpu.f32(x)?, gpu.address(&part));
     launch!(gpu, "moments", k.grid, k.block, k.shared(), px, k.rows, k.width, k.chunk, at)?;
     launch!(
-        gpu, "moments_finish", warps(width), THREADS, 0, at, k.chunks as i32, k.width, k.rows, px, eps as f32,
+        gpu,
+        "moments_finish",
+        warps(width),
+        THREADS,
+        0,
+        at,
+        k.chunks as i32,
+        k.width,
+        k.rows,
+        px,
+        eps as f32,
         gpu.address(&stats),
     )?;
     let stats = gpu.tensor(stats, (3, width));
@@ -110,35 +120,85 @@ fn normalise(
     let y = gpu.alloc(n)?;
     let (gamma, beta) = (gpu.optional(gamma_beta.map(|(g, _)| g))?, gpu.optional(gamma_beta.map(|(_, b)| b))?);
     launch!(
-        gpu, "batch_norm", looping(n), THREADS, 0, gpu.f32(x)?, gpu.f32(&stats)?, gamma, beta, gpu.address(&y), n as u64,
-        width as i32, number(act),
+        gpu,
+        "batch_norm",
+        looping(n),
+        THREADS,
+        0,
+        gpu.f32(x)?,
+        gpu.f32(&stats)?,
+        gamma,
+        beta,
+        gpu.address(&y),
+        n as u64,
+        width as i32,
+        number(act),
     )?;
     let backward = move |args: &[&Tensor], _: &Tensor, dy: &Tensor| {
         let gpu = &Gpu::of(dy)?;
-        let (x, gamma, beta) = (gpu.f32(args[0])?, gpu.optional(args.get(1).copied())?, gpu.optional(args.get(2).copied())?);
+        let (x, gamma, beta) =
+            (gpu.f32(args[0])?, gpu.optional(args.get(1).copied())?, gpu.optional(args.get(2).copied())?);
         let (pdy, stats) = (gpu.f32(dy)?, gpu.f32(&stats)?);
         let k = Columns::new(n / width, width);
         let (part, grads) = (gpu.alloc(k.parts())?, gpu.alloc(4 * width)?);
         let (part_at, grads_at) = (gpu.address(&part), gpu.address(&grads));
         launch!(
-            gpu, "batch_norm_sums", k.grid, k.block, k.shared(), x, pdy, stats, gamma, beta, k.rows, k.width, k.chunk,
-            number(act), part_at,
+            gpu,
+            "batch_norm_sums",
+            k.grid,
+            k.block,
+            k.shared(),
+            x,
+            pdy,
+            stats,
+            gamma,
+            beta,
+            k.rows,
+            k.width,
+            k.chunk,
+            number(act),
+            part_at,
         )?;
         launch!(
-            gpu, "batch_norm_sums_finish", warps(width), THREADS, 0, part_at, k.chunks as i32, k.width, k.rows, stats, gamma,
-            i32::from(from_batch), grads_at,
+            gpu,
+            "batch_norm_sums_finish",
+            warps(width),
+            THREADS,
+            0,
+            part_at,
+            k.chunks as i32,
+            k.width,
+            k.rows,
+            stats,
+            gamma,
+            i32::from(from_batch),
+            grads_at,
         )?;
         let dx = gpu.alloc(n)?;
         launch!(
-            gpu, "batch_norm_dx", looping(n), THREADS, 0, x, pdy, stats, gamma, beta, grads_at, gpu.address(&dx), n as u64,
-            k.width, number(act),
+            gpu,
+            "batch_norm_dx",
+            looping(n),
+            THREADS,
+            0,
+            x,
+            pdy,
+            stats,
+            gamma,
+            beta,
+            grads_at,
+            gpu.address(&dx),
+            n as u64,
+            k.width,
+            number(act),
         )?;
         let dx = Some(gpu.tensor(dx, args[0].shape()));
         if args.len() == 1 {
             return Ok(vec![dx]);
         }
         let grads = gpu.tensor(grads, (4, width));
-        Ok(vec![dx, Some(grads.get(0)?), Some(grads.get(1)?)])
+        let wanted = |i: usize| args[1 + i].track_op().then(|| grads.get(i)).transpose();
+        Ok(vec![dx, wanted(0)?, wanted(1)?])
     };
     match gamma_beta {
         None => node(gpu, "batch_norm", &[x], y, x.shape(), backward),
@@ -159,7 +219,18 @@ pub(crate) fn layer_norm(
     let (pg, pb) = (gpu.optional(gamma)?, gpu.optional(beta)?);
     let sizes = (rows as i32, width as i32);
     launch!(
-        gpu, "layer_norm", warps(rows), THREADS, 0, gpu.f32(x)?, pg, pb, eps as f32, gpu.address(&y), sizes.0, sizes.1,
+        gpu,
+        "layer_norm",
+        warps(rows),
+        THREADS,
+        0,
+        gpu.f32(x)?,
+        pg,
+        pb,
+        eps as f32,
+        gpu.address(&y),
+        sizes.0,
+        sizes.1,
     )?;
     let (with_gamma, with_beta) = (gamma.is_some(), beta.is_some());
     let arguments: Vec<&Tensor> = [Some(x), gamma, beta].into_iter().flatten().collect();
@@ -170,7 +241,18 @@ pub(crate) fn layer_norm(
         let (dx, stats) = (gpu.alloc(rows * width)?, gpu.alloc(2 * rows)?);
         let stats_at = gpu.address(&stats);
         launch!(
-            gpu, "layer_norm_dx", warps(rows), THREADS, 0, x, pdy, gamma, eps as f32, gpu.address(&dx), stats_at, sizes.0,
+            gpu,
+            "layer_norm_dx",
+            warps(rows),
+            THREADS,
+            0,
+            x,
+            pdy,
+            gamma,
+            eps as f32,
+            gpu.address(&dx),
+            stats_at,
+            sizes.0,
             sizes.1,
         )?;
         let mut grads = vec![Some(gpu.tensor(dx, args[0].shape()))];
@@ -179,9 +261,30 @@ pub(crate) fn layer_norm(
             let (part, sums) = (gpu.alloc(k.parts())?, gpu.alloc(2 * width)?);
             let at = gpu.address(&part);
             launch!(
-                gpu, "layer_norm_sums", k.grid, k.block, k.shared(), x, pdy, stats_at, k.rows, k.width, k.chunk, at,
+                gpu,
+                "layer_norm_sums",
+                k.grid,
+                k.block,
+                k.shared(),
+                x,
+                pdy,
+                stats_at,
+                k.rows,
+                k.width,
+                k.chunk,
+                at,
             )?;
-            launch!(gpu, "both_sums_finish", warps(width), THREADS, 0, at, k.chunks as i32, k.width, gpu.address(&sums))?;
+            launch!(
+                gpu,
+                "both_sums_finish",
+                warps(width),
+                THREADS,
+                0,
+                at,
+                k.chunks as i32,
+                k.width,
+                gpu.address(&sums)
+            )?;
             let sums = gpu.tensor(sums, (2, width));
             if with_gamma {
                 grads.push(Some(sums.get(0)?));
@@ -204,7 +307,16 @@ pub(crate) fn softmax(x: &Tensor, width: usize) -> Result<Tensor> {
         let gpu = &Gpu::of(dy)?;
         let dx = gpu.alloc(rows * width)?;
         launch!(
-            gpu, "softmax_dx", warps(rows), THREADS, 0, gpu.f32(y)?, gpu.f32(dy)?, gpu.address(&dx), sizes.0, sizes.1,
+            gpu,
+            "softmax_dx",
+            warps(rows),
+            THREADS,
+            0,
+            gpu.f32(y)?,
+            gpu.f32(dy)?,
+            gpu.address(&dx),
+            sizes.0,
+            sizes.1,
         )?;
         Ok(vec![Some(gpu.tensor(dx, args[0].shape()))])
     })

@@ -58,7 +58,8 @@ impl<const K: usize> Many<K> {
         }
         let there: Vec<u32> = offsets.iter().map(|o| *o as u32).collect();
         let decays: Vec<u8> = decays.iter().map(|d| u8::from(*d)).collect();
-        let zeros = || Ok::<_, candle_core::Error>(gpu.tensor(gpu.stream.alloc_zeros::<f32>(total.max(1)).w()?, total.max(1)));
+        let zeros =
+            || Ok::<_, candle_core::Error>(gpu.tensor(gpu.stream.alloc_zeros::<f32>(total.max(1)).w()?, total.max(1)));
         let slots = (0..K).map(|_| zeros()).collect::<candle_core::Result<Vec<Tensor>>>()?;
         Ok(Self {
             chunks: gpu.upload(&chunks)?,
@@ -111,7 +112,19 @@ impl<const K: usize> Many<K> {
         let values = self.table(values)?;
         let (chunks, lengths) = (gpu.address(&self.chunks), gpu.address(&self.lengths));
         let (values, offsets) = (gpu.address(&values), gpu.address(&self.offsets_there));
-        launch!(gpu, "follow", self.grid(), THREADS, 0, chunks, lengths, values, gpu.f32(&self.slots[0])?, offsets, share)?;
+        launch!(
+            gpu,
+            "follow",
+            self.grid(),
+            THREADS,
+            0,
+            chunks,
+            lengths,
+            values,
+            gpu.f32(&self.slots[0])?,
+            offsets,
+            share
+        )?;
         Ok(())
     }
 
@@ -159,10 +172,26 @@ impl Many<2> {
         let gpu = &self.gpu;
         let (weights, grads) = (self.table(weights)?, self.table(grads)?);
         launch!(
-            gpu, "adamw", self.grid(), THREADS, 0, gpu.address(&self.chunks), gpu.address(&self.lengths),
-            gpu.address(&weights), gpu.address(&grads), gpu.f32(&self.slots[0])?, gpu.f32(&self.slots[1])?,
-            gpu.address(&self.offsets_there), gpu.address(&self.decays), k.keep, k.new_mean, k.beta2, k.new_square, k.step,
-            k.inv_root, k.eps,
+            gpu,
+            "adamw",
+            self.grid(),
+            THREADS,
+            0,
+            gpu.address(&self.chunks),
+            gpu.address(&self.lengths),
+            gpu.address(&weights),
+            gpu.address(&grads),
+            gpu.f32(&self.slots[0])?,
+            gpu.f32(&self.slots[1])?,
+            gpu.address(&self.offsets_there),
+            gpu.address(&self.decays),
+            k.keep,
+            k.new_mean,
+            k.beta2,
+            k.new_square,
+            k.step,
+            k.inv_root,
+            k.eps,
         )?;
         Ok(())
     }
@@ -179,9 +208,22 @@ impl Many<1> {
         let gpu = &self.gpu;
         let (weights, grads) = (self.table(weights)?, self.table(grads)?);
         launch!(
-            gpu, "sgd", self.grid(), THREADS, 0, gpu.address(&self.chunks), gpu.address(&self.lengths),
-            gpu.address(&weights), gpu.address(&grads), gpu.f32(&self.slots[0])?, gpu.address(&self.offsets_there),
-            gpu.address(&self.decays), momentum, decay, lr, i32::from(nesterov),
+            gpu,
+            "sgd",
+            self.grid(),
+            THREADS,
+            0,
+            gpu.address(&self.chunks),
+            gpu.address(&self.lengths),
+            gpu.address(&weights),
+            gpu.address(&grads),
+            gpu.f32(&self.slots[0])?,
+            gpu.address(&self.offsets_there),
+            gpu.address(&self.decays),
+            momentum,
+            decay,
+            lr,
+            i32::from(nesterov),
         )?;
         Ok(())
     }

@@ -18,8 +18,8 @@ mod norm;
 mod pool;
 pub(crate) mod raw;
 mod softmax;
-mod views;
 pub(crate) mod vectorise;
+mod views;
 
 pub use activation::{Activation, activate, add_activate, sum_activate};
 pub use attention::attention;

@@ -74,9 +74,8 @@ pub fn batch_norm_eval(
     raw::expect_shape(NAME, "mean", &mean, &[width])?;
     raw::expect_shape(NAME, "variance", &var, &[width])?;
     raw::on_cuda!(x, crate::cuda::batch_norm_eval(&x, gamma_beta, &mean, &var, eps, act, width));
-    let statistics = |t: &Tensor| -> Result<Vec<f64>> {
-        Ok(View::new(NAME, t)?.iter().map(|v| f64::from(*v)).collect())
-    };
+    let statistics =
+        |t: &Tensor| -> Result<Vec<f64>> { Ok(View::new(NAME, t)?.iter().map(|v| f64::from(*v)).collect()) };
     let op = BatchNorm::new(&statistics(&mean)?, &statistics(&var)?, eps, act, false);
     op.apply(&x, gamma_beta)
 }

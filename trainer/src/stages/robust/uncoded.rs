@@ -48,7 +48,11 @@ impl Uncoded {
         order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
         let basis =
             order.iter().flat_map(|i| eigen.eigenvectors.column(*i).iter().map(|x| *x as f32).collect::<Vec<_>>());
-        self.basis.set(&Tensor::from_vec(basis.collect::<Vec<f32>>(), (features, features), self.basis.get().device())?)?;
+        self.basis.set(&Tensor::from_vec(
+            basis.collect::<Vec<f32>>(),
+            (features, features),
+            self.basis.get().device(),
+        )?)?;
         let mean: Vec<f32> = mean.iter().map(|m| *m as f32).collect();
         self.mean.set(&Tensor::from_vec(mean, (1, features), self.mean.get().device())?)?;
         Ok(())

@@ -50,7 +50,7 @@ template <class T> __device__ __forceinline__ T block_sum(T v) {
 
 __device__ __forceinline__ bool aligned(const void* p) { return ((u64)p & 15) == 0; }
 
-// y[i] = f(i, x[i]..) for all i < n; four elements at a time where the pointers allow it.
+// y[i] = f(i, x[i]..) for all i < n, which is below 2^32 (64-bit remainders are slow); four elements at a time where the pointers allow it.
 template <int N, class F>
 __device__ __forceinline__ void each(const float* const (&in)[N], float* out, u64 n, F f) {
     u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x, step = gridDim.x * (u64)blockDim.x;
@@ -65,7 +65,7 @@ __device__ __forceinline__ void each(const float* const (&in)[N], float* out, u6
             for (int j = 0; j < 4; j++) {
                 float a[N];
                 for (int k = 0; k < N; k++) a[k] = ((const float*)&v[k])[j];
-                r[j] = f(q * 4 + j, a);
+                r[j] = f((unsigned)(q * 4 + j), a);
             }
             ((float4*)out)[q] = make_float4(r[0], r[1], r[2], r[3]);
         }
@@ -74,6 +74,6 @@ __device__ __forceinline__ void each(const float* const (&in)[N], float* out, u6
     for (u64 q = done + i; q < n; q += step) {
         float a[N];
         for (int k = 0; k < N; k++) a[k] = in[k][q];
-        out[q] = f(q, a);
+        out[q] = f((unsigned)q, a);
     }
 }

@@ -350,10 +350,10 @@ template <int V> struct Lanes {
 
 template <int V>
 __device__ __forceinline__ void depthwise(const float* x, const float* w, const float* bias, float* y, Conv g, float low, float high) {
-    int channels = g.x_channels, lanes = channels / V;
-    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i >= (long long)g.n * g.ho * g.wo * lanes) return;
-    int c = i % lanes * V;
+    unsigned channels = g.x_channels, lanes = channels / V;
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (unsigned)g.n * g.ho * g.wo * lanes) return;
+    unsigned c = i % lanes * V;
     int p = i / lanes;
     int ox = p % g.wo, q = p / g.wo, oy = q % g.ho, image = q / g.ho;
     Lanes<V> sum;
@@ -372,10 +372,10 @@ __device__ __forceinline__ void depthwise(const float* x, const float* w, const 
 }
 
 template <int V> __device__ __forceinline__ void depthwise_dx(const float* dy, const float* w, float* dx, Conv g) {
-    int channels = g.x_channels, lanes = channels / V;
-    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i >= (long long)g.n * g.h * g.w * lanes) return;
-    int c = i % lanes * V;
+    unsigned channels = g.x_channels, lanes = channels / V;
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (unsigned)g.n * g.h * g.w * lanes) return;
+    unsigned c = i % lanes * V;
     int p = i / lanes;
     int x = p % g.w, q = p / g.w, y = q % g.h, image = q / g.h;
     Lanes<V> sum;

@@ -4,52 +4,52 @@
 
 extern "C" __global__ void activate(const float* x, float* y, u64 n, int act) {
     const float* in[1] = {x};
-    each<1>(in, y, n, [=](u64, const float* a) { return act_value(act, a[0]); });
+    each<1>(in, y, n, [=](unsigned, const float* a) { return act_value(act, a[0]); });
 }
 
 extern "C" __global__ void slope_times(const float* z, const float* dy, float* dx, u64 n, int act) {
     const float* in[2] = {z, dy};
-    each<2>(in, dx, n, [=](u64, const float* a) { return act_slope(act, a[0]) * a[1]; });
+    each<2>(in, dx, n, [=](unsigned, const float* a) { return act_slope(act, a[0]) * a[1]; });
 }
 
 extern "C" __global__ void add_activate(const float* a, const float* b, float* y, u64 n, int act) {
     const float* in[2] = {a, b};
-    each<2>(in, y, n, [=](u64, const float* v) { return act_value(act, v[0] + v[1]); });
+    each<2>(in, y, n, [=](unsigned, const float* v) { return act_value(act, v[0] + v[1]); });
 }
 
 extern "C" __global__ void add_slope_times(const float* a, const float* b, const float* dy, float* dx, u64 n, int act) {
     const float* in[3] = {a, b, dy};
-    each<3>(in, dx, n, [=](u64, const float* v) { return act_slope(act, v[0] + v[1]) * v[2]; });
+    each<3>(in, dx, n, [=](unsigned, const float* v) { return act_slope(act, v[0] + v[1]) * v[2]; });
 }
 
 extern "C" __global__ void add3(const float* a, const float* b, const float* c, float* y, u64 n) {
     const float* in[3] = {a, b, c};
-    each<3>(in, y, n, [](u64, const float* v) { return v[0] + v[1] + v[2]; });
+    each<3>(in, y, n, [](unsigned, const float* v) { return v[0] + v[1] + v[2]; });
 }
 
 // p x + q y
 extern "C" __global__ void blend(const float* x, const float* y, float* out, u64 n, float p, float q) {
     const float* in[2] = {x, y};
-    each<2>(in, out, n, [=](u64, const float* v) { return p * v[0] + q * v[1]; });
+    each<2>(in, out, n, [=](unsigned, const float* v) { return p * v[0] + q * v[1]; });
 }
 
 // x times a number on the device.
 extern "C" __global__ void scale_by(const float* x, const float* factor, float* out, u64 n) {
     const float* in[1] = {x};
     float s = factor[0];
-    each<1>(in, out, n, [=](u64, const float* v) { return s * v[0]; });
+    each<1>(in, out, n, [=](unsigned, const float* v) { return s * v[0]; });
 }
 
 // f(x + bias[column])
 extern "C" __global__ void add_bias(const float* x, const float* bias, float* y, u64 n, unsigned width, int act) {
     const float* in[1] = {x};
-    each<1>(in, y, n, [=](u64 i, const float* v) { return act_value(act, v[0] + bias[i % width]); });
+    each<1>(in, y, n, [=](unsigned i, const float* v) { return act_value(act, v[0] + bias[i % width]); });
 }
 
 // x (1 + scale) + shift; c [n, 2 d].
 extern "C" __global__ void modulate(const float* x, const float* c, float* y, u64 n, unsigned sample, unsigned d) {
     const float* in[1] = {x};
-    each<1>(in, y, n, [=](u64 i, const float* v) {
+    each<1>(in, y, n, [=](unsigned i, const float* v) {
         const float* row = c + i / sample * (2 * d);
         unsigned column = i % d;
         return v[0] * (1.0f + row[column]) + row[d + column];
@@ -58,7 +58,7 @@ extern "C" __global__ void modulate(const float* x, const float* c, float* y, u6
 
 extern "C" __global__ void modulate_dx(const float* dy, const float* c, float* dx, u64 n, unsigned sample, unsigned d) {
     const float* in[1] = {dy};
-    each<1>(in, dx, n, [=](u64 i, const float* v) { return v[0] * (1.0f + c[i / sample * (2 * d) + i % d]); });
+    each<1>(in, dx, n, [=](unsigned i, const float* v) { return v[0] * (1.0f + c[i / sample * (2 * d) + i % d]); });
 }
 
 // A thread for each column of a sample.
@@ -79,12 +79,12 @@ extern "C" __global__ void modulate_dc(const float* x, const float* dy, float* d
 // x + (1 + gate) branch
 extern "C" __global__ void gated_add(const float* x, const float* b, const float* g, float* y, u64 n, unsigned sample, unsigned d) {
     const float* in[2] = {x, b};
-    each<2>(in, y, n, [=](u64 i, const float* v) { return v[0] + (1.0f + g[i / sample * d + i % d]) * v[1]; });
+    each<2>(in, y, n, [=](unsigned i, const float* v) { return v[0] + (1.0f + g[i / sample * d + i % d]) * v[1]; });
 }
 
 extern "C" __global__ void gated_db(const float* dy, const float* g, float* db, u64 n, unsigned sample, unsigned d) {
     const float* in[1] = {dy};
-    each<1>(in, db, n, [=](u64 i, const float* v) { return v[0] * (1.0f + g[i / sample * d + i % d]); });
+    each<1>(in, db, n, [=](unsigned i, const float* v) { return v[0] * (1.0f + g[i / sample * d + i % d]); });
 }
 
 extern "C" __global__ void gated_dg(const float* b, const float* dy, float* dg, unsigned n, unsigned t, unsigned d) {
@@ -120,7 +120,7 @@ struct Pixel {
     int n, y, x, c;
 };
 
-__device__ __forceinline__ Pixel pixel_of(u64 i, int h, int w, int c) {
+__device__ __forceinline__ Pixel pixel_of(unsigned i, unsigned h, unsigned w, unsigned c) {
     Pixel p;
     p.c = i % c;
     i /= c;
@@ -132,8 +132,8 @@ __device__ __forceinline__ Pixel pixel_of(u64 i, int h, int w, int c) {
 }
 
 extern "C" __global__ void max_pool(const float* x, float* y, Window k) {
-    u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
-    if (i >= (u64)k.n * k.oh * k.ow * k.c) return;
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (unsigned)k.n * k.oh * k.ow * k.c) return;
     Pixel o = pixel_of(i, k.oh, k.ow, k.c);
     int y0, y1, x0, x1;
     inside(k, o.y, k.h, y0, y1);
@@ -149,8 +149,8 @@ extern "C" __global__ void max_pool(const float* x, float* y, Window k) {
 
 // Gathered: an input pixel takes the gradient of those windows in which it is the first that equals the maximum.
 extern "C" __global__ void max_pool_dx(const float* x, const float* y, const float* dy, float* dx, Window k) {
-    u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
-    if (i >= (u64)k.n * k.h * k.w * k.c) return;
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (unsigned)k.n * k.h * k.w * k.c) return;
     Pixel p = pixel_of(i, k.h, k.w, k.c);
     float v = x[i], sum = 0;
     int oy0, oy1, ox0, ox1;
@@ -176,8 +176,8 @@ extern "C" __global__ void max_pool_dx(const float* x, const float* y, const flo
 }
 
 extern "C" __global__ void avg_pool(const float* x, float* y, Window k) {
-    u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
-    if (i >= (u64)k.n * k.oh * k.ow * k.c) return;
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (unsigned)k.n * k.oh * k.ow * k.c) return;
     Pixel o = pixel_of(i, k.oh, k.ow, k.c);
     int y0, y1, x0, x1;
     inside(k, o.y, k.h, y0, y1);
@@ -189,8 +189,8 @@ extern "C" __global__ void avg_pool(const float* x, float* y, Window k) {
 }
 
 extern "C" __global__ void avg_pool_dx(const float* dy, float* dx, Window k) {
-    u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
-    if (i >= (u64)k.n * k.h * k.w * k.c) return;
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (unsigned)k.n * k.h * k.w * k.c) return;
     Pixel p = pixel_of(i, k.h, k.w, k.c);
     int oy0, oy1, ox0, ox1;
     covering(k, p.y, k.oh, oy0, oy1);
@@ -217,16 +217,16 @@ extern "C" __global__ void global_avg(const float* x, float* y, unsigned n, unsi
 }
 
 extern "C" __global__ void global_avg_dx(const float* dy, float* dx, u64 n, unsigned pixels, unsigned c) {
-    u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
-    dx[i] = dy[i / ((u64)pixels * c) * c + i % c] / pixels;
+    dx[i] = dy[i / (pixels * c) * c + i % c] / pixels;
 }
 
 // Images through views: index, shift down and right, mirrored, and the erased rectangle (top, left, bottom, right); values through tables
 // [channels, 256].
 extern "C" __global__ void render_views(const u8* images, const int* views, const float* tables, float* out, unsigned n, int h, int w, int channels) {
-    u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
-    if (i >= (u64)n * h * w * channels) return;
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n * h * w * channels) return;
     Pixel p = pixel_of(i, h, w, channels);
     const int* view = views + (u64)p.n * 8;
     int from_y = p.y + view[1];

@@ -106,9 +106,9 @@ __device__ __forceinline__ void line(const float* stats, const float* gamma, con
 
 extern "C" __global__ void batch_norm(const float* x, const float* stats, const float* gamma, const float* beta, float* y, u64 n, int width, int act) {
     const float* in[1] = {x};
-    each<1>(in, y, n, [=](u64 i, const float* v) {
+    each<1>(in, y, n, [=](unsigned i, const float* v) {
         float scale, shift;
-        line(stats, gamma, beta, width, i % width, scale, shift);
+        line(stats, gamma, beta, width, i % (unsigned)width, scale, shift);
         return act_value(act, v[0] * scale + shift);
     });
 }
@@ -139,8 +139,8 @@ extern "C" __global__ void batch_norm_sums_finish(const float* part, int chunks,
 
 extern "C" __global__ void batch_norm_dx(const float* x, const float* dy, const float* stats, const float* gamma, const float* beta, const float* grads, float* dx, u64 n, int width, int act) {
     const float* in[2] = {x, dy};
-    each<2>(in, dx, n, [=](u64 i, const float* v) {
-        int c = i % width;
+    each<2>(in, dx, n, [=](unsigned i, const float* v) {
+        int c = i % (unsigned)width;
         float scale, shift;
         line(stats, gamma, beta, width, c, scale, shift);
         float g = v[1] * act_slope(act, v[0] * scale + shift);
@@ -289,7 +289,7 @@ extern "C" __global__ void squares(const float* a, const float* b, const float* 
 extern "C" __global__ void squares_dx(const float* a, const float* b, const float* weights, const float* upstream, float factor, float* out, u64 n, unsigned sample) {
     const float* in[2] = {a, b};
     float s = upstream[0] * factor;
-    each<2>(in, out, n, [=](u64 i, const float* v) { return s * (weights ? weights[i / sample] : 1.0f) * (v[0] - v[1]); });
+    each<2>(in, out, n, [=](unsigned i, const float* v) { return s * (weights ? weights[i / sample] : 1.0f) * (v[0] - v[1]); });
 }
 
 // out[i] = sum over splits of part[split, i]; blockDim (32, 8).
