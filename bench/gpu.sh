@@ -9,6 +9,9 @@ if ! command -v nvcc >/dev/null; then
     eval "$(bench/cuda-toolkit.sh)"
 fi
 export LD_LIBRARY_PATH="${CUDA_HOME:-/usr/local/cuda}/lib:${CUDA_HOME:-/usr/local/cuda}/lib64:${LD_LIBRARY_PATH:-}"
-cargo test --release -p semlink-nn --features cuda --target-dir target/cuda --test cuda -- --nocapture
-cargo run --release -p semlink-bench --features cuda --target-dir target/cuda -- gpu "$@"
-cargo run --release -p semlink-bench --features cuda --target-dir target/cuda -- render
+# Packages are named together each time: another choice changes features of dependencies, and the kernels of candle (minutes) are compiled anew.
+build=(--release -p semlink-nn -p semlink-bench --features semlink-bench/cuda --target-dir target/cuda)
+cargo test "${build[@]}" --test cuda -- --nocapture
+cargo build "${build[@]}"
+target/cuda/release/semlink-bench gpu "$@"
+target/cuda/release/semlink-bench render

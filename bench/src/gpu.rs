@@ -69,7 +69,7 @@ pub(crate) fn run(python: &Path, options: &Options) -> Result<()> {
         supernet(python, &device)?;
     }
     if wanted(Part::Recipe) {
-        recipe(options, &device)?;
+        runtime::on_pool(|| recipe(options, &device))?;
     }
     Ok(())
 }
@@ -187,7 +187,7 @@ fn recipe(options: &Options, device: &Device) -> Result<()> {
     for stage in Stage::ALL {
         let watch = Watch::begin(&log)?;
         let stage_started = Instant::now();
-        runtime::on_pool(|| context.run(Some(stage)))?;
+        context.run(Some(stage))?;
         let (seconds, busy) = (stage_started.elapsed().as_secs_f64(), watch.end(&log)?);
         println!("{}: {seconds:.1} s, GPU busy {busy:.0} %", stage.name());
         stages.push((stage, seconds, busy));

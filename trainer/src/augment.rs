@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_view_follows_from_seed_pass_and_index_alone() {
         let config = AugmentConfig { shift: 3, flip: true, erase: 2 };
-        let draw = |seed, pass, index| super::draw(&config, (28, 28), seed, pass, index);
+        let draw = |seed, pass, index| draw(&config, (28, 28), seed, pass, index);
         assert_eq!(draw(1, 2, 3), draw(1, 2, 3));
         let all: Vec<_> = (0..100).map(|i| draw(1, 2, i)).collect();
         assert_ne!(all, (0..100).map(|i| draw(2, 2, i)).collect::<Vec<_>>());

@@ -263,7 +263,7 @@ fn training_and_validation_share_no_image_and_follow_from_the_seed() {
     let data = tempfile::tempdir().unwrap();
     write_images(data.path(), "train", 200);
     let recipe = small_recipe();
-    let load = |recipe: &Recipe| crate::data::load(recipe, data.path()).unwrap();
+    let load = |recipe: &Recipe| crate::data::load(recipe, data.path(), &Device::Cpu).unwrap();
     let images = |split: &crate::data::Split| {
         let all: Vec<usize> = (0..split.len()).collect();
         split.plain(&all).unwrap().flatten_from(1).unwrap().to_vec2::<f32>().unwrap()
