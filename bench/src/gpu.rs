@@ -14,7 +14,7 @@ use semlink_trainer::{Context, Stage};
 use serde_json::{Value, json};
 
 use crate::measure::{Step, median, peer, ratio, row, students};
-use crate::results::{Row, record, root};
+use crate::results::{Row, announce, record, root};
 
 const TOPIC: &str = "gpu";
 /// Steps between two waits for the GPU.
@@ -59,6 +59,7 @@ pub(crate) fn name() -> Option<String> {
 
 pub(crate) fn run(python: &Path, options: &Options) -> Result<()> {
     runtime::init(None)?;
+    announce(TOPIC, unmeasured())?;
     let device = options.device.open()?;
     ensure!(!device.is_cpu(), "--device {} is no GPU", options.device);
     let wanted = |part| options.only.is_none_or(|only| only == part);
@@ -72,6 +73,39 @@ pub(crate) fn run(python: &Path, options: &Options) -> Result<()> {
         runtime::on_pool(|| recipe(options, &device))?;
     }
     Ok(())
+}
+
+/// Every row of the topic, for those that were not measured yet.
+fn unmeasured() -> Vec<Row> {
+    let steps =
+        students().map(|(size, _)| (step_row(size), "ratio", "lower", json!(1.5), json!(0.8), "gpu --only steps"));
+    let others = [
+        (SUPERNET, "ratio", "lower", json!(1.5), json!(0.8), "gpu --only supernet"),
+        (SEARCH, "min", "lower", json!(15), json!(3), RECIPE_COMMAND),
+        (WHOLE, "min", "lower", json!(30), json!(6), RECIPE_COMMAND),
+        (BUSY, "%", "higher", json!(80), json!(95), RECIPE_COMMAND),
+        (LARGE, "%", "higher", json!(98), json!(99.5), RECIPE_COMMAND),
+    ];
+    let others =
+        others.map(|(what, unit, better, must, aim, command)| (what.to_owned(), unit, better, must, aim, command));
+    let rows = steps.into_iter().chain(others).map(|(what, unit, better, must, aim, command)| {
+        let mut row = row(&what, f64::NAN, unit, better, must, aim, command);
+        (row.value, row.note) = (None, "not measured: no GPU was at hand for as long as it takes".into());
+        row
+    });
+    rows.collect()
+}
+
+const RECIPE_COMMAND: &str = "gpu --only recipe";
+const SUPERNET: &str = "supernet step on the GPU (weights and architecture), over PyTorch eager with cuDNN";
+const SEARCH: &str = "supernet search for Fashion-MNIST on the GPU";
+const WHOLE: &str = "the whole recipe on the GPU, from images to bundle";
+const BUSY: &str = "GPU busy while teacher, search and distillation train (share of time with a kernel running)";
+const LARGE: &str =
+    "teacher of 30 M parameters and more trained on the GPU: student's test accuracy over the teacher's";
+
+fn step_row(size: &str) -> String {
+    format!("training step on the GPU, residual student of {size} parameters, over PyTorch eager with cuDNN")
 }
 
 /// What is computed in, of the two that the GPU serves.
@@ -120,8 +154,7 @@ fn steps(python: &Path, device: &Device) -> Result<()> {
             "the peer's network has {} parameters, ours {params}",
             answer["params"]
         );
-        let what =
-            format!("training step on the GPU, residual student of {size} parameters, over PyTorch eager with cuDNN");
+        let what = step_row(size);
         let mut row = row(&what, ratio, "ratio", "lower", json!(1.5), json!(0.8), "gpu --only steps");
         row.peer = answer["peer"].as_str().map(str::to_owned);
         row.note = format!(
@@ -147,8 +180,7 @@ fn supernet(python: &Path, device: &Device) -> Result<()> {
         || peer(python, "torch_supernet.py", &["8".into(), rounds.to_string(), config.to_string()]),
     )?;
     let params = answer["params"].as_u64().unwrap_or(0);
-    let what = "supernet step on the GPU (weights and architecture), over PyTorch eager with cuDNN";
-    let mut row = row(what, ratio, "ratio", "lower", json!(1.5), json!(0.8), "gpu --only supernet");
+    let mut row = row(SUPERNET, ratio, "ratio", "lower", json!(1.5), json!(0.8), "gpu --only supernet");
     row.peer = answer["peer"].as_str().map(str::to_owned);
     row.note =
         format!("{ours:.1} ms against {theirs:.1} ms; {params} parameters, batch {batch}, 28x28x1, both in TF32");
@@ -198,41 +230,23 @@ fn recipe(options: &Options, device: &Device) -> Result<()> {
 }
 
 fn rows(out: &Path, stages: &[(Stage, f64, f64)], total: f64) -> Result<Vec<Row>> {
-    let command = "gpu --only recipe";
+    let command = RECIPE_COMMAND;
     let report: Value = serde_json::from_str(&std::fs::read_to_string(out.join("report.json"))?)?;
     let number = |network: &str, field: &str| report[network][field].as_f64().context("report.json lacks a figure");
     let of = |stage: Stage| stages.iter().find(|(s, ..)| *s == stage).map_or((0.0, 0.0), |(_, t, busy)| (*t, *busy));
     let each = stages.iter().map(|(s, t, busy)| format!("{} {t:.0} s ({busy:.0} % busy)", s.name()));
-    let mut search = row(
-        "supernet search for Fashion-MNIST on the GPU",
-        of(Stage::Search).0 / 60.0,
-        "min",
-        "lower",
-        json!(15),
-        json!(3),
-        command,
-    );
+    let mut search = row(SEARCH, of(Stage::Search).0 / 60.0, "min", "lower", json!(15), json!(3), command);
     search.note = "with the eight trials that choose among the candidates".into();
-    let mut whole = row(
-        "the whole recipe on the GPU, from images to bundle",
-        total / 60.0,
-        "min",
-        "lower",
-        json!(30),
-        json!(6),
-        command,
-    );
+    let mut whole = row(WHOLE, total / 60.0, "min", "lower", json!(30), json!(6), command);
     whole.note = each.collect::<Vec<_>>().join(", ");
     let training = [Stage::Teacher, Stage::Search, Stage::Distill];
     let spent: f64 = training.iter().map(|s| of(*s).0).sum();
     let busy = training.iter().map(|s| of(*s).0 * of(*s).1).sum::<f64>() / spent.max(1e-9);
-    let what = "GPU busy while teacher, search and distillation train (share of time with a kernel running)";
-    let mut busy = row(what, busy, "%", "higher", json!(80), json!(95), command);
+    let mut busy = row(BUSY, busy, "%", "higher", json!(80), json!(95), command);
     busy.note = "mean of the driver's utilisation, sampled every 200 ms; the channel codec's stage simulates channels on the CPU".into();
     let (top, clean) = (number("teacher", "accuracy")?, number("student", "accuracy")?);
     let (large, small) = (number("teacher", "params")?, number("student", "params")?);
-    let what = "teacher of 30 M parameters and more trained on the GPU: student's test accuracy over the teacher's";
-    let mut over = row(what, 100.0 * clean / top, "%", "higher", json!(98), json!(99.5), command);
+    let mut over = row(LARGE, 100.0 * clean / top, "%", "higher", json!(98), json!(99.5), command);
     over.note = format!(
         "teacher {:.2} % with {large:.0} parameters, student {:.2} % with {small:.0}: 1/{:.0} of it (must: at most 1/50)",
         100.0 * top,

@@ -71,6 +71,19 @@ pub(crate) fn record(topic: &str, rows: Vec<Row>) -> Result<()> {
     fs::write(&path, serde_json::to_string_pretty(&results)? + "\n").with_context(|| path.display().to_string())
 }
 
+/// Appends those rows that the topic lacks, without a measurement.
+pub(crate) fn announce(topic: &str, rows: Vec<Row>) -> Result<()> {
+    let mut results = read(topic)?;
+    let missing: Vec<Row> =
+        rows.into_iter().filter(|row| results.rows.iter().all(|old| old.what != row.what)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    results.rows.extend(missing);
+    let path = path(topic);
+    fs::write(&path, serde_json::to_string_pretty(&results)? + "\n").with_context(|| path.display().to_string())
+}
+
 fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info

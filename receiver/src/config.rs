@@ -11,7 +11,13 @@ use semlink_service::config::Problems;
 pub struct Config {
     /// Directory of a codec bundle, of which the receiver reads the decoder half and bundle.json; may be given several times (in the
     /// environment: separated by commas). A directory whose files change is read again
-    #[arg(long = "bundle", env = "SEMLINK_BUNDLE", value_name = "DIR", required_unless_present = "check_health", value_delimiter = ',')]
+    #[arg(
+        long = "bundle",
+        env = "SEMLINK_BUNDLE",
+        value_name = "DIR",
+        required_unless_present = "check_health",
+        value_delimiter = ','
+    )]
     pub bundles: Vec<PathBuf>,
 
     /// Codecs that are held of each bundle: the present one and those before it

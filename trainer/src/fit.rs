@@ -433,8 +433,17 @@ mod tests {
     fn run(most: usize) -> Result<BTreeMap<String, Tensor>> {
         let dir = tempfile::tempdir().unwrap();
         let optimizer = OptimizerKind::Sgd;
-        let config =
-            FitConfig { seed: 1, epochs: 1, batch: 32, optimizer, lr: 0.1, warmup: 0.1, weight_decay: 0.0, ema: 0.5, clip: None };
+        let config = FitConfig {
+            seed: 1,
+            epochs: 1,
+            batch: 32,
+            optimizer,
+            lr: 0.1,
+            warmup: 0.1,
+            weight_decay: 0.0,
+            ema: 0.5,
+            clip: None,
+        };
         let seconds_before = Cell::new(0.0);
         let job = Job {
             stage: "distill",

@@ -20,7 +20,9 @@ impl MetricsArgs {
     /// [`Error::Config`] without `--metrics`; [`Error::Health`] where nobody answers or the service does not serve.
     pub async fn check_health(&self) -> Result<(), Error> {
         let Some(address) = &self.metrics else {
-            return Err(Error::Config(vec!["--check-health asks at the address of --metrics, which is not given".into()]));
+            return Err(Error::Config(vec![
+                "--check-health asks at the address of --metrics, which is not given".into(),
+            ]));
         };
         let asked = address.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
         let fail = |what: String| Error::Health { address: asked.clone(), what };
@@ -37,7 +39,9 @@ impl MetricsArgs {
 
 async fn ask(address: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    stream
+        .write_all(format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+        .await?;
     let mut answer = Vec::new();
     stream.take(MOST).read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
@@ -62,7 +66,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = Arc::new(AtomicBool::new(false));
-        let is_serving = { let serving = serving.clone(); move || serving.load(Ordering::Relaxed) };
+        let is_serving = {
+            let serving = serving.clone();
+            move || serving.load(Ordering::Relaxed)
+        };
         tokio::spawn(Metrics::new("test").serve(listener, is_serving, std::future::pending()));
         // As the images have it: all interfaces.
         let args = at(format!("0.0.0.0:{}", address.port()));
@@ -77,7 +84,10 @@ mod tests {
         // A port that nobody has: it was free a moment ago.
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let refused = at(free.to_string()).check_health().await.unwrap_err();
-        assert!(matches!(&refused, Error::Health { .. }) && refused.to_string().contains(&free.to_string()), "{refused}");
+        assert!(
+            matches!(&refused, Error::Health { .. }) && refused.to_string().contains(&free.to_string()),
+            "{refused}"
+        );
         let refused = MetricsArgs::default().check_health().await.unwrap_err();
         assert!(matches!(refused, Error::Config(_)), "{refused}");
     }

@@ -253,7 +253,7 @@ mod tests {
     fn an_address_beyond_loopback_must_be_wanted() {
         let told = |address: &str, plaintext| {
             let mut problems = Problems::new();
-            MetricsArgs { metrics: Some(address.to_owned()) }.check(&mut problems, plaintext);
+            MetricsArgs { metrics: Some(address.to_owned()), ..MetricsArgs::default() }.check(&mut problems, plaintext);
             problems.finish(Some(())).err().map(|error| error.to_string()).unwrap_or_default()
         };
         for address in ["127.0.0.1:9464", "127.9.9.9:1", "[::1]:9464", "localhost:9464"] {
