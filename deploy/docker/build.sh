@@ -2,7 +2,7 @@
 # Builds the images of services, command line and trainer from binaries that the host compiles: for hosts without a registry, for tests and CI.
 #   deploy/docker/build.sh [TAG]           images semlink-receiver:TAG ... (TAG: local)
 #   TARGETS="receiver semlink" deploy/docker/build.sh
-# With a registry at hand the Dockerfile compiles by itself, see its head. Needs Docker, Rust with a C compiler, and busybox (Debian: busybox-static).
+# With a registry at hand the Dockerfile compiles by itself, see its head. Needs Docker, and Rust with a C compiler.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 tag=${1:-local}
