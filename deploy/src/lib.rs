@@ -127,7 +127,8 @@ impl Stack {
     fn command(&self, how: &Run<'_>, more: &[&str]) -> Vec<String> {
         let mut command: Vec<String> = vec!["run".into()];
         command.extend(more.iter().map(|s| (*s).to_owned()));
-        let hardened = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", "256"];
+        let hardened =
+            ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", "256"];
         command.extend(hardened.map(str::to_owned));
         if !how.network.is_empty() {
             command.extend(["--network".into(), self.name(how.network)]);
