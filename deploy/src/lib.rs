@@ -1,7 +1,7 @@
 //! Containers of semlink's services, by Docker's command line: what the tests over real containers and `semlink-bench deploy` start, cut off and
 //! remove. Images are those of `deploy/docker/build.sh`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -239,4 +239,77 @@ pub fn healthy(container: &str, binary: &str) -> Result<()> {
 pub fn log(container: &str) -> Result<String> {
     let output = raw(&["logs", container])?;
     Ok(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+}
+
+/// What the transmitter of an edge host is held to in tests and measurements: half a processor and 128 MB.
+pub const LIMITED: [&str; 4] = ["--cpus", "0.5", "--memory", "128m"];
+
+/// An edge host with a transmitter, and a server with emulator and receiver, on networks of their own; the two meet on `radio`. Docker publishes ports on
+/// the first network by name: `edge`, whose cables stay when `radio` is cut.
+#[derive(Debug)]
+pub struct Hosts {
+    /// All of it.
+    pub stack: Stack,
+    /// What both halves serve.
+    pub bundle: PathBuf,
+    /// The receiver's container.
+    pub receiver: String,
+    /// The emulator's: AWGN of 10 dB.
+    pub emulator: String,
+    /// The transmitter's, whose port 50051 is published.
+    pub transmitter: String,
+}
+
+/// The receiver of a stack with a network `server`.
+#[must_use]
+pub fn receiver(bundle: &Path) -> Run<'_> {
+    Run {
+        image: "semlink-receiver",
+        network: "server",
+        alias: "receiver",
+        environment: vec!["SEMLINK_PLAINTEXT=listen".into()],
+        mounts: vec![(bundle, "/bundle")],
+        ..Run::default()
+    }
+}
+
+impl Hosts {
+    /// Starts all three and waits until they serve; the transmitter with these flags of `docker run`.
+    ///
+    /// # Errors
+    /// The engine's, or a service that does not come to serve.
+    pub fn start(name: &str, bundle: &Path, transmitter_flags: &[&str]) -> Result<Self> {
+        let mut stack = Stack::new(name);
+        for network in ["edge", "radio", "server"] {
+            stack.network(network)?;
+        }
+        let receiver = stack.start(&receiver(bundle))?;
+        let plain = |more: &[&str]| {
+            let all = std::iter::once("SEMLINK_PLAINTEXT=listen,next").chain(more.iter().copied());
+            all.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let emulator = stack.start(&Run {
+            image: "semlink-channel-emulator",
+            network: "server",
+            alias: "emulator",
+            environment: plain(&["SEMLINK_NEXT=http://receiver:50053", "SEMLINK_SNR_DB=10"]),
+            ..Run::default()
+        })?;
+        stack.connect(&emulator, "radio", "emulator")?;
+        let transmitter = stack.start(&Run {
+            image: "semlink-transmitter",
+            network: "edge",
+            alias: "transmitter",
+            environment: plain(&["SEMLINK_NEXT=http://emulator:50052", "SEMLINK_PATIENCE=60"]),
+            mounts: vec![(bundle, "/bundle")],
+            publish: Some(50051),
+            flags: transmitter_flags.to_vec(),
+            ..Run::default()
+        })?;
+        stack.connect(&transmitter, "radio", "transmitter")?;
+        healthy(&receiver, "/semlink-receiver")?;
+        healthy(&emulator, "/semlink-channel-emulator")?;
+        healthy(&transmitter, "/semlink-transmitter")?;
+        Ok(Self { stack, bundle: bundle.to_owned(), receiver, emulator, transmitter })
+    }
 }

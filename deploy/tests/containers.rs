@@ -9,15 +9,11 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
 use semlink_codec::idx::LabelledImages;
-use semlink_deploy::{Run, Stack, docker, healthy, inspect, log, missing, tag, url, wait_for};
+use semlink_deploy::{Hosts, LIMITED, Run, Stack, docker, inspect, log, missing, receiver, tag, url, wait_for};
 use semlink_proto::v1::ClassifyRequest;
 use semlink_proto::v1::transmitter_client::TransmitterClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-
-const EMULATOR: &str = "/semlink-channel-emulator";
-const RECEIVER: &str = "/semlink-receiver";
-const TRANSMITTER: &str = "/semlink-transmitter";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -46,76 +42,9 @@ fn sample() -> Vec<(Vec<u8>, u32)> {
     read.labels.iter().enumerate().map(encode).collect()
 }
 
-/// Docker publishes ports on the first network by name: `edge`, whose cables stay when `radio` is cut.
-///
-/// Receiver and emulator on the server's network, the transmitter on the edge's; the two meet on `radio`.
-struct Hosts {
-    stack: Stack,
-    bundle: PathBuf,
-    receiver: String,
-    emulator: String,
-    transmitter: String,
-}
-
-impl Hosts {
-    fn start(name: &str, bundle: &Path, transmitter_flags: Vec<&str>) -> Self {
-        let mut stack = Stack::new(name);
-        for network in ["edge", "radio", "server"] {
-            stack.network(network).expect("a network");
-        }
-        let receiver = stack.start(&receiver(bundle)).expect("a receiver");
-        let emulator = stack
-            .start(&Run {
-                image: "semlink-channel-emulator",
-                network: "server",
-                alias: "emulator",
-                environment: vec![
-                    "SEMLINK_PLAINTEXT=listen,next".into(),
-                    "SEMLINK_NEXT=http://receiver:50053".into(),
-                    "SEMLINK_SNR_DB=10".into(),
-                ],
-                ..Run::default()
-            })
-            .expect("an emulator");
-        stack.connect(&emulator, "radio", "emulator").expect("the air");
-        let transmitter = stack
-            .start(&Run {
-                image: "semlink-transmitter",
-                network: "edge",
-                alias: "transmitter",
-                environment: vec![
-                    "SEMLINK_PLAINTEXT=listen,next".into(),
-                    "SEMLINK_NEXT=http://emulator:50052".into(),
-                    "SEMLINK_PATIENCE=60".into(),
-                ],
-                mounts: vec![(bundle, "/bundle")],
-                publish: Some(50051),
-                flags: transmitter_flags,
-                ..Run::default()
-            })
-            .expect("a transmitter");
-        stack.connect(&transmitter, "radio", "transmitter").expect("the air");
-        for (container, binary) in [(&receiver, RECEIVER), (&emulator, EMULATOR), (&transmitter, TRANSMITTER)] {
-            healthy(container, binary).expect("a service that serves");
-        }
-        Self { stack, bundle: bundle.to_owned(), receiver, emulator, transmitter }
-    }
-
-    async fn client(&self) -> TransmitterClient<tonic::transport::Channel> {
-        let address = url(&self.transmitter, 50051).expect("a port");
-        TransmitterClient::connect(address).await.expect("a connection")
-    }
-}
-
-fn receiver(bundle: &Path) -> Run<'_> {
-    Run {
-        image: "semlink-receiver",
-        network: "server",
-        alias: "receiver",
-        environment: vec!["SEMLINK_PLAINTEXT=listen".into()],
-        mounts: vec![(bundle, "/bundle")],
-        ..Run::default()
-    }
+async fn client(hosts: &Hosts) -> TransmitterClient<tonic::transport::Channel> {
+    let address = url(&hosts.transmitter, 50051).expect("a port");
+    TransmitterClient::connect(address).await.expect("a connection")
 }
 
 /// What became of a stream of images.
@@ -129,7 +58,7 @@ struct Tally {
 /// Streams `count` images with at most 64 under way; `at(n)` is called after n answers.
 async fn stream(hosts: &mut Hosts, count: u64, mut at: impl FnMut(&mut Hosts, u64)) -> Tally {
     let images = sample();
-    let mut client = hosts.client().await;
+    let mut client = client(hosts).await;
     let (send, queue) = mpsc::channel(64);
     let of = |id: u64| &images[id as usize % images.len()];
     let requests: Vec<ClassifyRequest> = (0..count)
@@ -184,12 +113,10 @@ fn images_hold_one_program_that_runs_as_nobody() {
     if skipped() {
         return;
     }
-    for (name, binary) in
-        [("semlink-transmitter", TRANSMITTER), ("semlink-channel-emulator", EMULATOR), ("semlink-receiver", RECEIVER)]
-    {
+    for name in ["semlink-transmitter", "semlink-channel-emulator", "semlink-receiver"] {
         let image = inspect(&format!("{name}:{}", tag())).expect("an image");
         assert_eq!(image["Config"]["User"], "65532:65532", "{name}");
-        assert_eq!(image["Config"]["Entrypoint"][0], binary, "{name}");
+        assert_eq!(image["Config"]["Entrypoint"][0], format!("/{name}"), "{name}");
         assert_eq!(image["Config"]["Healthcheck"]["Test"][2], "--check-health", "{name}");
         for label in ["title", "description", "version", "revision", "licenses"] {
             let label = format!("org.opencontainers.image.{label}");
@@ -207,7 +134,7 @@ async fn edge_and_server_classify_and_a_client_container_sweeps_the_snr_live() {
         return;
     }
     let bundle = root().join("assets/fashion-mnist");
-    let mut hosts = Hosts::start("sweep", &bundle, Vec::new());
+    let mut hosts = Hosts::start("sweep", &bundle, &[]).expect("hosts");
     let tally = stream(&mut hosts, 1000, |_, _| ()).await;
     each_once(&tally, 1000);
     assert_eq!(tally.failed, 0);
@@ -264,7 +191,7 @@ async fn nothing_is_lost_when_the_network_is_cut_and_the_receiver_replaced() {
         return;
     }
     let bundle = root().join("assets/fashion-mnist");
-    let mut hosts = Hosts::start("cut", &bundle, vec!["--cpus", "0.5", "--memory", "128m"]);
+    let mut hosts = Hosts::start("cut", &bundle, &LIMITED).expect("hosts");
     let limits = inspect(&hosts.transmitter).expect("a container");
     assert_eq!(limits["HostConfig"]["NanoCpus"], 500_000_000);
     assert_eq!(limits["HostConfig"]["Memory"], 128 * 1024 * 1024);
@@ -297,7 +224,7 @@ async fn a_new_bundle_is_rolled_out_under_a_stream() {
     }
     let dir = tempfile::tempdir().expect("a folder");
     shipped(dir.path());
-    let mut hosts = Hosts::start("roll", dir.path(), Vec::new());
+    let mut hosts = Hosts::start("roll", dir.path(), &[]).expect("hosts");
     let another = tempfile::tempdir().expect("a folder");
     semlink_codec::testing::write_bundle(another.path(), 5).expect("a bundle");
     let mut rolled = false;
