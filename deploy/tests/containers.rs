@@ -12,19 +12,21 @@ use semlink_codec::idx::LabelledImages;
 use semlink_deploy::{Hosts, LIMITED, Run, Stack, docker, inspect, log, missing, receiver, tag, url, wait_for};
 use semlink_proto::v1::ClassifyRequest;
 use semlink_proto::v1::transmitter_client::TransmitterClient;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
 
-fn skipped() -> bool {
-    let missing = missing();
-    if let Some(why) = &missing {
+/// The engine, for one test at a time: they measure what a host bears. None where there is none.
+async fn engine() -> Option<MutexGuard<'static, ()>> {
+    static ONE: Mutex<()> = Mutex::const_new(());
+    if let Some(why) = missing() {
         eprintln!("skipped: {why}");
+        return None;
     }
-    missing.is_some()
+    Some(ONE.lock().await)
 }
 
 /// The shipped sample as PNG files, with their classes.
@@ -108,11 +110,9 @@ fn readable(dir: &Path) {
     }
 }
 
-#[test]
-fn images_hold_one_program_that_runs_as_nobody() {
-    if skipped() {
-        return;
-    }
+#[tokio::test]
+async fn images_hold_one_program_that_runs_as_nobody() {
+    let Some(_engine) = engine().await else { return };
     for name in ["semlink-transmitter", "semlink-channel-emulator", "semlink-receiver"] {
         let image = inspect(&format!("{name}:{}", tag())).expect("an image");
         assert_eq!(image["Config"]["User"], "65532:65532", "{name}");
@@ -130,9 +130,7 @@ fn images_hold_one_program_that_runs_as_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn edge_and_server_classify_and_a_client_container_sweeps_the_snr_live() {
-    if skipped() {
-        return;
-    }
+    let Some(_engine) = engine().await else { return };
     let bundle = root().join("assets/fashion-mnist");
     let mut hosts = Hosts::start("sweep", &bundle, &[]).expect("hosts");
     let tally = stream(&mut hosts, 1000, |_, _| ()).await;
@@ -187,9 +185,7 @@ async fn edge_and_server_classify_and_a_client_container_sweeps_the_snr_live() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_the_network_is_cut_and_the_receiver_replaced() {
-    if skipped() {
-        return;
-    }
+    let Some(_engine) = engine().await else { return };
     let bundle = root().join("assets/fashion-mnist");
     let mut hosts = Hosts::start("cut", &bundle, &LIMITED).expect("hosts");
     let limits = inspect(&hosts.transmitter).expect("a container");
@@ -219,9 +215,7 @@ async fn nothing_is_lost_when_the_network_is_cut_and_the_receiver_replaced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_bundle_is_rolled_out_under_a_stream() {
-    if skipped() {
-        return;
-    }
+    let Some(_engine) = engine().await else { return };
     let dir = tempfile::tempdir().expect("a folder");
     shipped(dir.path());
     let mut hosts = Hosts::start("roll", dir.path(), &[]).expect("hosts");
@@ -253,11 +247,9 @@ fn refused(stack: &Stack, how: &Run<'_>) -> (i32, String) {
     (status, err)
 }
 
-#[test]
-fn what_is_missing_or_wrong_ends_a_container_with_its_status_and_one_line() {
-    if skipped() {
-        return;
-    }
+#[tokio::test]
+async fn what_is_missing_or_wrong_ends_a_container_with_its_status_and_one_line() {
+    let Some(_engine) = engine().await else { return };
     let stack = Stack::new("wrong");
     let empty = tempfile::tempdir().expect("a folder");
     readable(empty.path());
@@ -328,11 +320,9 @@ fn what_is_missing_or_wrong_ends_a_container_with_its_status_and_one_line() {
     }
 }
 
-#[test]
-fn a_program_for_another_architecture_is_refused_by_name() {
-    if skipped() {
-        return;
-    }
+#[tokio::test]
+async fn a_program_for_another_architecture_is_refused_by_name() {
+    let Some(_engine) = engine().await else { return };
     let dir = tempfile::tempdir().expect("a folder");
     // The head of a program for 64-bit Arm (ELF machine 183), or for x86-64 (62) on Arm.
     let foreign: u8 = if cfg!(target_arch = "x86_64") { 183 } else { 62 };
@@ -348,11 +338,9 @@ fn a_program_for_another_architecture_is_refused_by_name() {
     assert!(error.contains("exec format error"), "{error}");
 }
 
-#[test]
-fn a_crash_loop_leaves_the_bundle_as_it_is() {
-    if skipped() {
-        return;
-    }
+#[tokio::test]
+async fn a_crash_loop_leaves_the_bundle_as_it_is() {
+    let Some(_engine) = engine().await else { return };
     let dir = tempfile::tempdir().expect("a folder");
     shipped(dir.path());
     let content = |dir: &Path| -> BTreeMap<_, _> {
