@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use candle_core::Device;
 use clap::{Parser, Subcommand};
 use semlink_trainer::recipe::{Recipe, StudentSpec};
+use semlink_trainer::teachers::Precision;
+use semlink_trainer::teachers::timing::{self, Timing};
 use semlink_trainer::{Context, Error, LatencyTable, Stage, dataset};
 
 /// Trains semantic codecs: a teacher, a small student distilled from it, and the channel codec around the student.
@@ -82,6 +85,64 @@ enum Command {
     /// The images of Fashion-MNIST.
     #[command(subcommand)]
     Data(Data),
+    /// Large pretrained teachers.
+    #[command(subcommand)]
+    Teacher(Teacher),
+}
+
+#[derive(Debug, Subcommand)]
+enum Teacher {
+    /// Times a CLIP ViT-B/32 of random weights: images per second from 8-bit pixels to cached features, and of the tower alone, as JSON.
+    Time {
+        /// cpu or cuda:N.
+        #[arg(long, default_value = "cpu")]
+        device: String,
+        /// Numbers of matrix products: f32, tf32, bf16 or f16.
+        #[arg(long, default_value_t = Precision::F32)]
+        precision: Precision,
+        /// Images that go through together.
+        #[arg(long, default_value_t = 256)]
+        batch: usize,
+        /// Side of the images before they are resized.
+        #[arg(long, default_value_t = 32)]
+        side: usize,
+        /// Batches of a round.
+        #[arg(long, default_value_t = 4)]
+        batches: usize,
+        /// Rounds; the median counts.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Threads to compute with [default: the CPUs that this process may use].
+        #[arg(long, env = "SEMLINK_THREADS")]
+        threads: Option<usize>,
+    },
+}
+
+/// `cpu` or `cuda:N`.
+fn device(text: &str) -> semlink_trainer::Result<Device> {
+    let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+    match (text, number) {
+        ("cpu", _) => Ok(Device::Cpu),
+        (_, Some(number)) => Ok(Device::new_cuda(number)?),
+        _ => Err(candle_core::Error::msg(format!("--device {text}: expected cpu or cuda:N")).into()),
+    }
+}
+
+fn teacher(command: Teacher) -> semlink_trainer::Result<()> {
+    match command {
+        Teacher::Time { device: name, precision, batch, side, batches, rounds, threads } => {
+            semlink_nn::runtime::init(threads)?;
+            let timing = Timing { batch, side, batches, rounds, precision };
+            let rates = timing::clip_base_32(&device(&name)?, &timing)?;
+            let about = serde_json::json!({
+                "what": "CLIP ViT-B/32", "device": name, "precision": precision.to_string(), "batch": batch, "side": side,
+                "images_per_second": rates.caching, "tower_images_per_second": rates.tower,
+                "params": rates.params, "macs": rates.macs,
+            });
+            println!("{about}");
+            Ok(())
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -149,6 +210,7 @@ fn run(cli: Cli) -> semlink_trainer::Result<()> {
             println!("{} holds {} operations", out.display(), table.operations.len());
             Ok(())
         }
+        Command::Teacher(command) => teacher(command),
         Command::Data(Data::Fetch { out, from }) => dataset::fetch(&from, &out),
         Command::Data(Data::Sample { data, out }) => dataset::sample(&data, &out),
     }
