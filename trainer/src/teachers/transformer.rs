@@ -1,11 +1,18 @@
-//! Blocks of self-attention and perceptrons, for inference: candle operators alone, so that they run on every device and in half precision.
+//! Blocks of self-attention and perceptrons, for inference, on every device and in half precision: candle's operators, but on a CPU in f32 those of
+//! semlink-nn, which share their work among all threads.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 use candle_nn::ops;
+use semlink_nn::ops::{self as ours, Activation};
 
 use super::config::{Blocks, Hidden};
 use super::weights::Weights;
 use crate::Result;
+
+/// Whether semlink-nn's operators take it.
+fn on_cpu(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
+}
 
 /// y = x w^T + b.
 #[derive(Clone, Debug)]
@@ -22,6 +29,9 @@ impl Linear {
 
     /// x \[.., in\], contiguous.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if on_cpu(x) {
+            return Ok(ours::linear(x, &self.weight, self.bias.as_ref())?);
+        }
         // One product of two matrices, which is faster than one for each image.
         let (mut dims, outputs) = (x.dims().to_vec(), self.weight.dim(0)?);
         let y = x.reshape(((), x.dim(D::Minus1)?))?.matmul(&self.weight.t()?)?;
@@ -51,6 +61,9 @@ impl Norm {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if on_cpu(x) {
+            return Ok(ours::layer_norm(x, Some(&self.gamma), Some(&self.beta), self.eps.into())?);
+        }
         Ok(ops::layer_norm(&x.contiguous()?, &self.gamma, &self.beta, self.eps)?)
     }
 }
@@ -75,13 +88,16 @@ pub(super) struct Block {
     hidden: [Linear; 2],
     function: Hidden,
     heads: usize,
+    /// Whether scores are scaled by the operator, not by the weights.
+    fused: bool,
 }
 
 /// In x sigmoid(1.702 x).
 const QUICK: f64 = 1.702;
 
 impl Block {
-    pub(super) fn new(weights: &Weights, prefix: &str, names: &Names, config: &Blocks) -> Result<Self> {
+    /// `masked`: whether [`Block::forward`] gets a mask.
+    pub(super) fn new(weights: &Weights, prefix: &str, names: &Names, config: &Blocks, masked: bool) -> Result<Self> {
         let (width, function) = (config.width, config.function);
         let full = |name: &str, part: &str| format!("{prefix}.{name}.{part}");
         let pair = |name: &str, inputs: usize, outputs: usize, bias: bool| -> Result<(Tensor, Option<Tensor>)> {
@@ -94,8 +110,9 @@ impl Block {
             name.map(|name| weights.raw(&format!("{prefix}.{name}"), &[width])).transpose()
         };
         let [q, k, v, out] = names.attention;
+        let fused = weights.on_cpu() && !masked;
         // Queries come scaled by 1 / sqrt(width of a head).
-        let shrink = 1.0 / ((width / config.heads) as f64).sqrt();
+        let shrink = if fused { 1.0 } else { 1.0 / ((width / config.heads) as f64).sqrt() };
         let parts = [(q, shrink), (k, 1.0), (v, 1.0)].map(|(name, factor)| {
             let (weight, bias) = pair(name, width, width, config.qkv_bias)?;
             Ok((weight.affine(factor, 0.0)?, bias.map(|bias| bias.affine(factor, 0.0)).transpose()?))
@@ -123,32 +140,21 @@ impl Block {
             [Linear::new(weights, &first_weight, first_bias.as_ref())?, Linear::new(weights, &weight, bias.as_ref())?];
         let norm = |name: &str| Norm::new(weights, &format!("{prefix}.{name}"), width, config.eps);
         let norms = [norm(names.norms[0])?, norm(names.norms[1])?];
-        Ok(Self { norms, qkv, out, hidden, function, heads: config.heads })
+        Ok(Self { norms, qkv, out, hidden, function, heads: config.heads, fused })
     }
 
     /// x \[n, t, width\]; `mask` \[t, t\] is added to the scores of queries (rows) and keys. With `first`, only the first token's state comes
     /// out, \[n, 1, width\]: all that is left to compute in the last block of a tower that is read there.
     pub(super) fn forward(&self, x: &Tensor, mask: Option<&Tensor>, first: bool) -> Result<Tensor> {
-        let (n, tokens, width) = x.dims3()?;
         let qkv = self.qkv.forward(&self.norms[0].forward(x)?)?;
-        let qkv = qkv.reshape((n, tokens, 3, self.heads, width / self.heads))?;
-        // [3, n, heads, t, width of a head]
-        let qkv = qkv.permute((2, 0, 3, 1, 4))?.contiguous()?;
-        let (mut q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
-        let (mut x, mut queries) = (x.clone(), tokens);
-        if first {
-            (q, x, queries) = (q.narrow(2, 0, 1)?.contiguous()?, x.narrow(1, 0, 1)?.contiguous()?, 1);
-        }
-        let mut scores = q.matmul(&k.t()?)?;
-        if let Some(mask) = mask {
-            scores = scores.broadcast_add(mask)?;
-        }
-        let attended = ops::softmax_last_dim(&scores)?.matmul(&v)?;
-        let attended = attended.transpose(1, 2)?.contiguous()?.reshape((n, queries, width))?;
+        let attended = if self.fused { ours::attention(&qkv, self.heads)? } else { self.attend(&qkv, mask, first)? };
+        let head = |x: &Tensor| if first { x.narrow(1, 0, 1)?.contiguous() } else { Ok(x.clone()) };
+        let (x, attended) = (head(x)?, head(&attended)?);
         let x = (x + self.out.forward(&attended)?)?;
         let hidden = self.hidden[0].forward(&self.norms[1].forward(&x)?)?;
         let hidden = match self.function {
             Hidden::QuickGelu => hidden.silu()?,
+            Hidden::Gelu if on_cpu(&hidden) => ours::activate(&hidden, Activation::Gelu)?,
             Hidden::Gelu => hidden.gelu_erf()?,
             Hidden::GeluTanh => hidden.gelu()?,
             Hidden::SwiGlu => {
@@ -158,6 +164,24 @@ impl Block {
             }
         };
         Ok((x + self.hidden[1].forward(&hidden)?)?)
+    }
+
+    /// Attention of queries, keys and values \[n, t, 3 width\], the queries scaled: \[n, t, width\], or \[n, 1, width\] of the first alone.
+    fn attend(&self, qkv: &Tensor, mask: Option<&Tensor>, first: bool) -> Result<Tensor> {
+        let (n, tokens, triple) = qkv.dims3()?;
+        let width = triple / 3;
+        // [3, n, heads, t, width of a head]
+        let qkv = qkv.reshape((n, tokens, 3, self.heads, width / self.heads))?.permute((2, 0, 3, 1, 4))?.contiguous()?;
+        let (mut q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
+        if first {
+            q = q.narrow(2, 0, 1)?.contiguous()?;
+        }
+        let mut scores = q.matmul(&k.t()?)?;
+        if let Some(mask) = mask {
+            scores = scores.broadcast_add(mask)?;
+        }
+        let attended = ops::softmax_last_dim(&scores)?.matmul(&v)?;
+        Ok(attended.transpose(1, 2)?.contiguous()?.reshape((n, (), width))?)
     }
 }
 

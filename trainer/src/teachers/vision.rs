@@ -98,7 +98,7 @@ impl Tower {
             (Kind::Dinov2, super::config::Hidden::SwiGlu) => (&DINOV2_GATED, "encoder.layer"),
             (Kind::Dinov2, _) => (&DINOV2, "encoder.layer"),
         };
-        let block = |i: usize| Block::new(weights, &name(&format!("{layer}.{i}")), names, &config.blocks);
+        let block = |i: usize| Block::new(weights, &name(&format!("{layer}.{i}")), names, &config.blocks, false);
         let last_norm = if config.kind == Kind::Clip { "post_layernorm" } else { "layernorm" };
         let linear = |name: &str, outputs: usize, bias: bool| -> Result<Linear> {
             let weight = weights.raw(&format!("{name}.weight"), &[outputs, width])?;
