@@ -1,7 +1,7 @@
 """PyTorch's side of the supernet measurement: the mixed network of semlink-trainer's search. Prints one JSON object.
 
 Usage: torch_supernet.py THREADS ROUNDS CONFIG_JSON
-CONFIG_JSON: {"layout": {...}, "operations": [...], "partial": 2, "batch": 128}
+CONFIG_JSON: {"layout": {...}, "operations": [...], "partial": 2, "batch": 128, "device": "cpu"}
 A step is a first-order step of the architecture (Adam; gradients of alpha and beta alone), then one of the weights (SGD), as in PC-DARTS.
 Both memory layouts are tried and the faster one is reported.
 """
@@ -119,15 +119,21 @@ class Supernet(nn.Module):
         return self.features(previous.mean((2, 3)))
 
 
+def settle(device):
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
 def measure(config, rounds, layout):
     torch.manual_seed(0)
-    net = Supernet(config["layout"], config["operations"], config["partial"]).to(memory_format=layout)
+    device = config.get("device", "cpu")
+    net = Supernet(config["layout"], config["operations"], config["partial"]).to(device, memory_format=layout)
     architecture = [*net.alphas.values(), *net.betas.values()]
     weights = [p for p in net.parameters() if all(p is not a for a in architecture)]
     sgd = torch.optim.SGD(weights, 0.01, momentum=0.9, nesterov=True, weight_decay=3e-4)
     adam = torch.optim.Adam(architecture, 1e-3)
-    x = torch.randn(config["batch"], 1, 28, 28).to(memory_format=layout)
-    y = torch.ones(config["batch"], config["layout"]["features"])
+    x = torch.randn(config["batch"], 1, 28, 28).to(device, memory_format=layout)
+    y = torch.ones(config["batch"], config["layout"]["features"], device=device)
 
     def step():
         # Gradients of the architecture alone, which spares autograd those of the weights.
@@ -144,8 +150,10 @@ def measure(config, rounds, layout):
         step()
     times = []
     for _ in range(rounds):
+        settle(device)
         start = time.perf_counter()
         step()
+        settle(device)
         times.append((time.perf_counter() - start) * 1e3)
     return sorted(times)[len(times) // 2], sum(p.numel() for p in weights)
 
@@ -153,6 +161,8 @@ def measure(config, rounds, layout):
 if __name__ == "__main__":
     threads, rounds, config = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     found = [measure(config, rounds, layout) for layout in (torch.contiguous_format, torch.channels_last)]
     ms, params = min(found)
     print(json.dumps({"ms": ms, "params": params, "peer": f"PyTorch {torch.__version__}"}))

@@ -1,10 +1,11 @@
 //! `semlink-bench`: measures what the project claims beside its peers and renders the results.
 //!
-//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|cat|rate|emulator|production|render`. The peers need Python with the packages of
+//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|cat|rate|emulator|production|gpu|render`. The peers need Python with the packages of
 //! `bench/peers/requirements.txt`: `--python PATH` or `SEMLINK_BENCH_PYTHON`.
 
 mod cat;
 mod emulator;
+mod gpu;
 mod measure;
 mod process;
 mod production;
@@ -77,6 +78,8 @@ enum Command {
     },
     /// All three services as processes of their own: load, latency, overload, deaths and reloads; needs their release binaries.
     Production(production::Options),
+    /// Training on a GPU beside PyTorch on the same GPU, and the whole recipe there; needs the feature cuda, see bench/gpu.sh.
+    Gpu(gpu::Options),
     /// Renders bench/results into docs/RESULTS.md.
     Render,
 }
@@ -93,6 +96,7 @@ fn main() -> Result<()> {
         Command::Rate => cat::rate(),
         Command::Emulator { only } => emulator::run(&cli.python, only),
         Command::Production(options) => production::run(&cli.python, &options),
+        Command::Gpu(options) => gpu::run(&cli.python, &options),
         Command::Supernet => measure::supernet(&cli.python),
         Command::Render => render::render(),
     }

@@ -83,9 +83,8 @@ fn pixels(shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
-pub(crate) fn train(python: &Path) -> Result<()> {
-    runtime::init(Some(2))?;
-    let mut rows = Vec::new();
+/// Residual networks of two sizes, as recipes write them.
+pub(crate) fn students() -> [(&'static str, Value); 2] {
     let network = |stem: usize, stages: &[(usize, usize, usize)]| {
         let stages: Vec<_> = stages
             .iter()
@@ -93,13 +92,18 @@ pub(crate) fn train(python: &Path) -> Result<()> {
             .collect();
         json!({"stem": stem, "stages": stages, "features": 128})
     };
-    let networks = [
-        ("0.2 M", network(16, &[(16, 1, 1), (32, 1, 2), (64, 2, 2)]), 15),
-        ("2.9 M", network(64, &[(64, 1, 1), (128, 1, 2), (240, 2, 2)]), 5),
-    ];
-    for (size, config, rounds) in networks {
+    [
+        ("0.2 M", network(16, &[(16, 1, 1), (32, 1, 2), (64, 2, 2)])),
+        ("2.9 M", network(64, &[(64, 1, 1), (128, 1, 2), (240, 2, 2)])),
+    ]
+}
+
+pub(crate) fn train(python: &Path) -> Result<()> {
+    runtime::init(Some(2))?;
+    let mut rows = Vec::new();
+    for ((size, config), rounds) in students().into_iter().zip([15, 5]) {
         let task = json!({"kind": "step", "network": config, "batch": 64, "size": 32, "channels": 3});
-        let mut step = Step::new(&serde_json::from_value(config)?)?;
+        let mut step = Step::new(&serde_json::from_value(config)?, 64, &Device::Cpu)?;
         let params = step.params;
         let (ratio, ours, theirs, answer) = ratio(
             || runtime::on_pool(|| median_ms(rounds, || step.run())),
@@ -163,33 +167,34 @@ pub(crate) fn train(python: &Path) -> Result<()> {
 }
 
 /// One training step after another of a residual network with a classifier.
-struct Step {
+pub(crate) struct Step {
     network: ResidualNet,
     classifier: Classifier,
     optimizer: Sgd,
     images: Tensor,
     targets: Tensor,
-    params: usize,
+    pub(crate) params: usize,
 }
 
 impl Step {
-    fn new(config: &ResidualConfig) -> Result<Self> {
-        let params = Params::init(1, &Device::Cpu);
+    /// For `batch` images of 32 x 32 x 3.
+    pub(crate) fn new(config: &ResidualConfig, batch: usize, device: &Device) -> Result<Self> {
+        let params = Params::init(1, device);
         let network = ResidualNet::new(&params.sub("encoder"), config, 3)?;
         let classifier = Classifier::new(&params.sub("classifier"), config.features, 10)?;
         let settings = SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 5e-4, decay_vectors: true };
-        let targets: Vec<f32> = (0..640).map(|i| f32::from(u8::from(i % 10 == i / 10 % 10))).collect();
+        let targets: Vec<f32> = (0..10 * batch).map(|i| f32::from(u8::from(i % 10 == i / 10 % 10))).collect();
         Ok(Self {
             network,
             classifier,
             optimizer: Sgd::new(params.vars(), settings)?,
-            images: pixels(&[64, 32, 32, 3])?,
-            targets: Tensor::from_vec(targets, (64, 10), &Device::Cpu)?,
+            images: pixels(&[batch, 32, 32, 3])?.to_device(device)?,
+            targets: Tensor::from_vec(targets, (batch, 10), device)?,
             params: params.count(),
         })
     }
 
-    fn run(&mut self) -> Result<()> {
+    pub(crate) fn run(&mut self) -> Result<()> {
         let logits = self.classifier.forward(&self.network.forward(&self.images, Mode::Train)?)?;
         let loss = ops::cross_entropy(&logits, &self.targets, None)?;
         self.optimizer.step(&loss.backward()?, 0.01)?;
@@ -204,7 +209,7 @@ pub(crate) fn supernet(python: &Path) -> Result<()> {
         bail!("recipes/search/searched.toml searches nothing");
     };
     let (batch, rounds) = (search.fit.batch, 5);
-    let mut step = SupernetStep::new(&spec.layout, &search.operations, search.partial, batch)?;
+    let mut step = SupernetStep::new(&spec.layout, &search.operations, search.partial, batch, &Device::Cpu)?;
     let config = json!({
         "layout": spec.layout, "operations": search.operations, "partial": search.partial, "batch": batch
     });

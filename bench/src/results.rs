@@ -39,7 +39,9 @@ fn path(topic: &str) -> PathBuf {
 
 /// The repository.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default();
+    // A binary that was carried to another machine runs in a copy of the repository.
+    if built.join("bench/results").is_dir() { built } else { std::env::current_dir().unwrap_or(built) }
 }
 
 pub(crate) fn read(topic: &str) -> Result<Results> {
@@ -69,6 +71,19 @@ pub(crate) fn record(topic: &str, rows: Vec<Row>) -> Result<()> {
     fs::write(&path, serde_json::to_string_pretty(&results)? + "\n").with_context(|| path.display().to_string())
 }
 
+/// Appends those rows that the topic lacks, without a measurement.
+pub(crate) fn announce(topic: &str, rows: Vec<Row>) -> Result<()> {
+    let mut results = read(topic)?;
+    let missing: Vec<Row> =
+        rows.into_iter().filter(|row| results.rows.iter().all(|old| old.what != row.what)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    results.rows.extend(missing);
+    let path = path(topic);
+    fs::write(&path, serde_json::to_string_pretty(&results)? + "\n").with_context(|| path.display().to_string())
+}
+
 fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info
@@ -76,7 +91,11 @@ fn machine() -> String {
         .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_owned()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let wide = if info.contains(" avx512f ") { ", AVX-512" } else { "" };
-    format!("{cores} cores of {}{wide}, shared", model.unwrap_or_else(|| "an unknown CPU".into()))
+    let cpu = format!("{cores} cores of {}{wide}, shared", model.unwrap_or_else(|| "an unknown CPU".into()));
+    match crate::gpu::name() {
+        Some(gpu) => format!("{gpu}; {cpu}"),
+        None => cpu,
+    }
 }
 
 fn output(program: &str, arguments: &[&str]) -> String {

@@ -59,7 +59,7 @@ pub struct Settings {
         env = "SEMLINK_NEXT",
         value_name = "URL",
         default_value = "",
-        required_unless_present = "links",
+        required_unless_present_any = ["links", "check_health"],
         hide_default_value = true
     )]
     next: String,
@@ -206,6 +206,15 @@ impl Config {
 }
 
 impl Settings {
+    /// What the running service says of itself, if that is all that is asked.
+    ///
+    /// # Errors
+    /// As [`MetricsArgs::check_health`](semlink_service::metrics::MetricsArgs::check_health).
+    pub async fn health(&self) -> Option<Result<(), semlink_service::Error>> {
+        let metrics = &self.service.metrics;
+        if metrics.check_health { Some(metrics.check_health().await) } else { None }
+    }
+
     /// What the texts say; notes every one that cannot be served with.
     pub fn check(&self, problems: &mut Problems) -> Option<Config> {
         let snr_db = problems.parse("--snr-db", &self.snr_db);

@@ -27,6 +27,9 @@ fn main() -> ExitCode {
 }
 
 async fn run(Arguments { listen, settings, log }: Arguments) -> Result<(), Error> {
+    if let Some(health) = settings.health().await {
+        return health;
+    }
     let mut problems = Problems::new();
     problems.include(logging::init(&log));
     problems.parse::<ListenAddress>("--listen", &listen);

@@ -11,8 +11,19 @@ use semlink_service::config::Problems;
 pub struct Config {
     /// Directory of a codec bundle, of which the receiver reads the decoder half and bundle.json; may be given several times (in the
     /// environment: separated by commas). A directory whose files change is read again
-    #[arg(long = "bundle", env = "SEMLINK_BUNDLE", value_name = "DIR", required = true, value_delimiter = ',')]
+    #[arg(
+        long = "bundle",
+        env = "SEMLINK_BUNDLE",
+        value_name = "DIR",
+        required_unless_present = "check_health",
+        value_delimiter = ','
+    )]
     pub bundles: Vec<PathBuf>,
+
+    /// A file of labels, as `semlink-trainer labels` writes it, to decide among instead of the bundles' classes; for codecs whose teacher is CLIP. A file that
+    /// changes is read again
+    #[arg(long, env = "SEMLINK_LABELS", value_name = "FILE")]
+    pub labels: Option<PathBuf>,
 
     /// Codecs that are held of each bundle: the present one and those before it
     #[arg(long, env = "SEMLINK_KEEP_CODECS", value_name = "N", default_value_t = Config::KEEP_CODECS)]
@@ -73,6 +84,7 @@ impl Config {
     pub fn new(bundle: impl Into<PathBuf>) -> Config {
         Config {
             bundles: vec![bundle.into()],
+            labels: None,
             keep_codecs: Config::KEEP_CODECS,
             queue: Config::QUEUE,
             in_flight: Config::IN_FLIGHT,

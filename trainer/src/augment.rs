@@ -2,6 +2,7 @@
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use semlink_nn::ops::View;
 use serde::{Deserialize, Serialize};
 
 /// What happens to an image before the network sees it.
@@ -29,64 +30,30 @@ impl AugmentConfig {
     }
 }
 
-/// What was drawn for one image in one pass over the data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct View {
-    shift: (isize, isize),
-    flip: bool,
-    /// Top, left, bottom, right of the erased square, within the image.
-    erased: (usize, usize, usize, usize),
-}
-
-impl View {
-    /// The view of image `index` in pass `pass`.
-    pub(crate) fn draw(
-        config: &AugmentConfig,
-        (height, width): (usize, usize),
-        seed: u64,
-        pass: usize,
-        index: usize,
-    ) -> Self {
-        let mut key = [0; 32];
-        for (part, value) in key.chunks_exact_mut(8).zip([seed, pass as u64, index as u64, 0x61_7567]) {
-            part.copy_from_slice(&value.to_le_bytes());
-        }
-        let mut rng = ChaCha8Rng::from_seed(key);
-        let reach = config.shift as i64;
-        let shift = (rng.random_range(-reach..=reach) as isize, rng.random_range(-reach..=reach) as isize);
-        let flip = rng.random::<bool>() && config.flip;
-        let (y, x) = (rng.random_range(0..height), rng.random_range(0..width));
-        let half = config.erase / 2;
-        let end = |start: usize, size: usize| (start + config.erase - half).min(size);
-        let erased = match config.erase {
-            0 => (0, 0, 0, 0),
-            _ => (y.saturating_sub(half), x.saturating_sub(half), end(y, height), end(x, width)),
-        };
-        Self { shift, flip, erased }
+/// The view of image `index` in pass `pass`.
+pub(crate) fn draw(
+    config: &AugmentConfig,
+    (height, width): (usize, usize),
+    seed: u64,
+    pass: usize,
+    index: usize,
+) -> View {
+    let mut key = [0; 32];
+    for (part, value) in key.chunks_exact_mut(8).zip([seed, pass as u64, index as u64, 0x61_7567]) {
+        part.copy_from_slice(&value.to_le_bytes());
     }
-
-    /// Writes the view of `image` \[height, width, channels\], each value through its channel's table.
-    pub(crate) fn render(&self, image: &[u8], (height, width): (usize, usize), tables: &[[f32; 256]], out: &mut [f32]) {
-        let channels = tables.len();
-        let (top, left, bottom, right) = self.erased;
-        for y in 0..height {
-            let from_y = y as isize + self.shift.0;
-            for x in 0..width {
-                let x_before_shift = if self.flip { width - 1 - x } else { x };
-                let from_x = x_before_shift as isize + self.shift.1;
-                let inside = (0..height as isize).contains(&from_y) && (0..width as isize).contains(&from_x);
-                let erased = (top..bottom).contains(&y) && (left..right).contains(&x);
-                for (c, table) in tables.iter().enumerate() {
-                    let value = if inside && !erased {
-                        image[(from_y as usize * width + from_x as usize) * channels + c]
-                    } else {
-                        0
-                    };
-                    out[(y * width + x) * channels + c] = table[usize::from(value)];
-                }
-            }
-        }
-    }
+    let mut rng = ChaCha8Rng::from_seed(key);
+    let reach = config.shift as i64;
+    let shift = (rng.random_range(-reach..=reach) as isize, rng.random_range(-reach..=reach) as isize);
+    let flip = rng.random::<bool>() && config.flip;
+    let (y, x) = (rng.random_range(0..height), rng.random_range(0..width));
+    let half = config.erase / 2;
+    let end = |start: usize, size: usize| (start + config.erase - half).min(size);
+    let erased = match config.erase {
+        0 => (0, 0, 0, 0),
+        _ => (y.saturating_sub(half), x.saturating_sub(half), end(y, height), end(x, width)),
+    };
+    View { shift, flip, erased }
 }
 
 #[cfg(test)]
@@ -103,14 +70,14 @@ mod tests {
     fn without_augmentation_the_image_is_unchanged() {
         let image: Vec<u8> = (1..=30).collect();
         let mut out = vec![0.0; 30];
-        View::draw(&AugmentConfig::default(), SIZE, 1, 2, 3).render(&image, SIZE, &identity_table(), &mut out);
+        draw(&AugmentConfig::default(), SIZE, 1, 2, 3).render(&image, SIZE, &identity_table(), &mut out);
         assert_eq!(out, image.iter().map(|v| f32::from(*v)).collect::<Vec<_>>());
     }
 
     #[test]
     fn a_view_follows_from_seed_pass_and_index_alone() {
         let config = AugmentConfig { shift: 3, flip: true, erase: 2 };
-        let draw = |seed, pass, index| View::draw(&config, (28, 28), seed, pass, index);
+        let draw = |seed, pass, index| draw(&config, (28, 28), seed, pass, index);
         assert_eq!(draw(1, 2, 3), draw(1, 2, 3));
         let all: Vec<_> = (0..100).map(|i| draw(1, 2, i)).collect();
         assert_ne!(all, (0..100).map(|i| draw(2, 2, i)).collect::<Vec<_>>());

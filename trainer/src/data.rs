@@ -11,7 +11,9 @@ use semlink_codec::InputSpec;
 use semlink_codec::idx::LabelledImages;
 use sha2::{Digest, Sha256};
 
-use crate::augment::{AugmentConfig, View};
+use semlink_nn::ops::{View, render_views};
+
+use crate::augment::{self, AugmentConfig};
 use crate::recipe::Recipe;
 use crate::{Error, Result};
 
@@ -21,6 +23,9 @@ pub(crate) struct Split {
     images: LabelledImages,
     tables: Vec<[f32; 256]>,
     pub(crate) classes: usize,
+    device: Device,
+    /// Pixels \[n, h, w, c\] in u8 and tables \[c, 256\] on a GPU, so that a step copies nothing there but what it draws.
+    there: Option<(Tensor, Tensor)>,
 }
 
 /// What training and selection may see. The test split is read by [`test_split`], which only stage `evaluate` calls.
@@ -34,7 +39,7 @@ pub(crate) struct Data {
 }
 
 /// Reads the training files and splits them.
-pub(crate) fn load(recipe: &Recipe, dir: &Path) -> Result<Data> {
+pub(crate) fn load(recipe: &Recipe, dir: &Path, device: &Device) -> Result<Data> {
     let all = read(dir, "train", recipe.classes())?;
     let keep = recipe.data.validation;
     if keep >= all.len() {
@@ -46,17 +51,17 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path) -> Result<Data> {
     let input = recipe.input(all.height, all.width);
     Ok(Data {
         hash: hash(&all),
-        train: Split::new(select(&all, train), &input, recipe.classes()),
-        validation: Split::new(select(&all, validation), &input, recipe.classes()),
+        train: Split::new(select(&all, train), &input, recipe.classes(), device)?,
+        validation: Split::new(select(&all, validation), &input, recipe.classes(), device)?,
         input,
     })
 }
 
 /// Reads the test files. No other stage than `evaluate` may call this: nothing is trained, chosen or tuned on them.
-pub(crate) fn test_split(recipe: &Recipe, dir: &Path) -> Result<Split> {
+pub(crate) fn test_split(recipe: &Recipe, dir: &Path, device: &Device) -> Result<Split> {
     let all = read(dir, "t10k", recipe.classes())?;
     let input = recipe.input(all.height, all.width);
-    Ok(Split::new(all, &input, recipe.classes()))
+    Split::new(all, &input, recipe.classes(), device)
 }
 
 /// `train` or `t10k` files, plain or gzipped.
@@ -87,14 +92,35 @@ pub(crate) fn to_hex(bytes: &[u8]) -> String {
 }
 
 impl Split {
-    fn new(images: LabelledImages, input: &InputSpec, classes: usize) -> Self {
-        Self { tables: input.table(), images, classes }
+    fn new(images: LabelledImages, input: &InputSpec, classes: usize, device: &Device) -> Result<Self> {
+        Self { tables: input.table(), images, classes, device: device.clone(), there: None }.placed()
+    }
+
+    /// With its pixels on the GPU, if it is one's and they fit; otherwise each batch is made here and copied there.
+    fn placed(self) -> Result<Self> {
+        if self.device.is_cpu() {
+            return Ok(self);
+        }
+        let (n, (height, width), channels) = (self.len(), self.size(), self.tables.len());
+        let Ok(pixels) = Tensor::from_slice(&self.images.pixels, (n, height, width, channels), &self.device) else {
+            return Ok(self);
+        };
+        let tables = Tensor::from_slice(self.tables.as_flattened(), (channels, 256), &self.device)?;
+        Ok(Self { there: Some((pixels, tables)), ..self })
+    }
+
+    /// Where batches are made.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The first `count` images.
-    pub(crate) fn first(&self, count: usize) -> Self {
+    ///
+    /// # Errors
+    /// The GPU has no room.
+    pub(crate) fn first(&self, count: usize) -> Result<Self> {
         let some: Vec<usize> = (0..count.min(self.len())).collect();
-        Self { images: select(&self.images, &some), ..self.clone() }
+        Self { images: select(&self.images, &some), ..self.clone() }.placed()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -111,9 +137,12 @@ impl Split {
     }
 
     /// The same labels with other pixels, image after image.
-    pub(crate) fn with_pixels(&self, pixels: Vec<u8>) -> Self {
+    ///
+    /// # Errors
+    /// The GPU has no room.
+    pub(crate) fn with_pixels(&self, pixels: Vec<u8>) -> Result<Self> {
         let LabelledImages { height, width, labels, .. } = self.images.clone();
-        Self { images: LabelledImages { height, width, pixels, labels }, ..self.clone() }
+        Self { images: LabelledImages { height, width, pixels, labels }, ..self.clone() }.placed()
     }
 
     /// Height and width of the images.
@@ -123,6 +152,10 @@ impl Split {
 
     /// Images \[n, height, width, channels\], each through the view that `view(index)` gives.
     pub(crate) fn batch(&self, indices: &[usize], view: impl Fn(usize) -> View + Sync) -> Result<Tensor> {
+        if let Some((pixels, tables)) = &self.there {
+            let views: Vec<View> = indices.iter().map(|index| view(*index)).collect();
+            return Ok(render_views(pixels, indices, &views, tables)?);
+        }
         let size = self.size();
         let len = size.0 * size.1 * self.tables.len();
         let mut pixels = vec![0.0; indices.len() * len];
@@ -131,7 +164,7 @@ impl Split {
                 view(*index).render(image, size, &self.tables, out);
             }
         });
-        Ok(Tensor::from_vec(pixels, (indices.len(), size.0, size.1, self.tables.len()), &Device::Cpu)?)
+        Ok(Tensor::from_vec(pixels, (indices.len(), size.0, size.1, self.tables.len()), &self.device)?)
     }
 
     /// As [`Split::batch`], with the augmentation of one pass over the data.
@@ -143,7 +176,7 @@ impl Split {
         pass: usize,
     ) -> Result<Tensor> {
         let size = self.size();
-        self.batch(indices, |index| View::draw(config, size, seed, pass, index))
+        self.batch(indices, |index| augment::draw(config, size, seed, pass, index))
     }
 
     /// Images as they are.
@@ -157,7 +190,7 @@ impl Split {
         for (row, index) in indices.iter().enumerate() {
             targets[row * self.classes + usize::from(self.images.labels[*index])] += 1.0 - smoothing;
         }
-        Ok(Tensor::from_vec(targets, (indices.len(), self.classes), &Device::Cpu)?)
+        Ok(Tensor::from_vec(targets, (indices.len(), self.classes), &self.device)?)
     }
 
     /// Applies `network` to the whole split in batches; rows of the results one after another.

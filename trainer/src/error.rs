@@ -33,6 +33,9 @@ pub enum Error {
     /// The data set does not fit the recipe.
     #[error("{0}")]
     Split(String),
+    /// Labels.
+    #[error(transparent)]
+    Labels(#[from] semlink_codec::LabelsError),
     /// A network.
     #[error(transparent)]
     Codec(#[from] semlink_codec::Error),
@@ -48,6 +51,16 @@ pub enum Error {
     /// A channel quantity.
     #[error(transparent)]
     Channel(#[from] semlink_channel::Error),
+    /// The GPU has no room for a training step.
+    #[error("stage {stage}: a batch of {batch} does not fit into the GPU's memory; {advice}")]
+    GpuMemory {
+        /// The stage.
+        stage: &'static str,
+        /// Images in a step.
+        batch: usize,
+        /// What fits.
+        advice: String,
+    },
     /// The loss is no longer a number.
     #[error("stage {stage}: the loss became {loss} at step {step}; the last good checkpoint is {}; try a lower lr or clip = 1.0", checkpoint.display())]
     Diverged {

@@ -10,8 +10,7 @@ use candle_core::{Device, Tensor};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
-use semlink_nn::optim::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig};
+use semlink_nn::optim::{AdamW, AdamWConfig, Average, Optimizer, Sgd, SgdConfig};
 use semlink_nn::schedule::OneCycle;
 use semlink_nn::{Params, checkpoint, grad};
 use serde::{Deserialize, Serialize};
@@ -100,10 +99,10 @@ pub(crate) trait Objective {
     /// The loss of some samples in pass `epoch`, a scalar.
     fn loss(&self, epoch: usize, samples: &[usize]) -> Result<Tensor>;
 
-    /// The loss of some samples in pass `epoch`, and the gradients of the weights.
-    fn gradients(&self, epoch: usize, samples: &[usize]) -> Result<(f32, GradStore)> {
+    /// The loss of some samples in pass `epoch`, a scalar, and the gradients of the weights.
+    fn gradients(&self, epoch: usize, samples: &[usize]) -> Result<(Tensor, GradStore)> {
         let loss = self.loss(epoch, samples)?;
-        Ok((loss.to_scalar()?, loss.backward()?))
+        Ok((loss.detach(), loss.backward()?))
     }
 
     /// Applies weights (frozen) to the validation split. The first figure decides which epoch is kept; more is better.
@@ -126,6 +125,8 @@ pub(crate) struct Job<'a> {
     pub(crate) config: FitConfig,
     /// The run's folder.
     pub(crate) dir: &'a Path,
+    /// Where the weights are.
+    pub(crate) device: &'a Device,
     /// Parameters that do not begin at random.
     pub(crate) start: BTreeMap<String, Tensor>,
     /// Continue from the stage's checkpoint, if there is one.
@@ -138,6 +139,44 @@ pub(crate) struct Job<'a> {
     pub(crate) checkpoint_steps: usize,
     /// Stop after this many steps with a checkpoint, as a kill would (tests).
     pub(crate) stop_after: Option<usize>,
+}
+
+/// Steps that a GPU may be behind.
+const STEPS_IN_FLIGHT: usize = 25;
+
+/// The losses of the last steps, some of which may still be computed.
+#[derive(Default)]
+struct Losses {
+    stage: &'static str,
+    checkpoint: PathBuf,
+    pending: Vec<(usize, Tensor)>,
+    /// Their running mean.
+    smooth: Option<f32>,
+}
+
+impl Losses {
+    fn add(&mut self, step: usize, loss: Tensor) {
+        self.pending.push((step, loss));
+    }
+
+    /// Waits for them.
+    ///
+    /// # Errors
+    /// One is no number.
+    fn read(&mut self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let (steps, losses): (Vec<usize>, Vec<Tensor>) = self.pending.drain(..).unzip();
+        for (step, loss) in steps.into_iter().zip(Tensor::stack(&losses, 0)?.to_vec1::<f32>()?) {
+            if !loss.is_finite() {
+                let checkpoint = self.checkpoint.clone();
+                return Err(Error::Diverged { stage: self.stage, step, loss, checkpoint });
+            }
+            self.smooth = Some(self.smooth.map_or(loss, |mean| 0.98 * mean + 0.02 * loss));
+        }
+        Ok(())
+    }
 }
 
 /// Progress within a stage, as a checkpoint stores it.
@@ -176,7 +215,7 @@ impl Job<'_> {
         self.seconds_before.set(saved.as_ref().map_or(0.0, |saved| saved.seconds));
         let params = match &saved {
             Some(saved) => Params::trainable(saved.part("model")),
-            None => Params::warm(config.seed, self.start.clone()),
+            None => Params::warm(config.seed, self.start.clone(), self.device),
         };
         let mut objective = build(&params)?;
         params.check_all_used()?;
@@ -203,21 +242,21 @@ impl Job<'_> {
         let mut progress = Progress::new(self.stage, total, state.step, batch);
         let mut order = Vec::new();
         let mut order_epoch = usize::MAX;
-        let mut running: Option<f32> = None;
+        let mut losses = Losses { stage: self.stage, checkpoint: self.checkpoint(), ..Losses::default() };
+        // Reading a loss waits for the GPU.
+        let read_every = if self.device.is_cpu() { 1 } else { STEPS_IN_FLIGHT };
         while state.step < total {
             let (epoch, in_epoch) = (state.step / per_epoch, state.step % per_epoch);
             if order_epoch != epoch {
                 order = shuffled(objective.samples(), config.seed, epoch);
                 order_epoch = epoch;
             }
-            let (value, mut grads) = objective.gradients(epoch, &order[in_epoch * batch..(in_epoch + 1) * batch])?;
-            if !value.is_finite() {
-                return Err(Error::Diverged {
-                    stage: self.stage,
-                    step: state.step,
-                    loss: value,
-                    checkpoint: self.checkpoint(),
-                });
+            let samples = &order[in_epoch * batch..(in_epoch + 1) * batch];
+            let found = objective.gradients(epoch, samples);
+            let (loss, mut grads) = found.map_err(|error| self.no_room(error, &objective, epoch, samples))?;
+            losses.add(state.step, loss);
+            if state.step == 0 || read_every == 1 {
+                losses.read()?;
             }
             if state.step == 0 {
                 // What was trained before has passed this then, and may have units that died since.
@@ -232,15 +271,19 @@ impl Job<'_> {
             optimizer.step(&grads, lr)?;
             state.average.update(&params)?;
             state.step += 1;
-            let smooth = running.map_or(value, |r| 0.98 * r + 0.02 * value);
-            running = Some(smooth);
+            let epoch_done = state.step.is_multiple_of(per_epoch);
+            let stop = self.stop_after.is_some_and(|most| state.step >= most);
+            let save = epoch_done || stop || state.step.is_multiple_of(self.checkpoint_steps);
+            if save || state.step.is_multiple_of(read_every) || state.step.is_multiple_of(50) {
+                losses.read()?;
+            }
+            let smooth = losses.smooth.unwrap_or(f32::NAN);
             progress.step(state.step, smooth);
             if state.step.is_multiple_of(50) {
                 metrics.write(
                     &json!({"stage": self.stage, "epoch": epoch, "step": state.step, "lr": lr, "loss": smooth}),
                 )?;
             }
-            let epoch_done = state.step.is_multiple_of(per_epoch);
             if epoch_done {
                 let averaged = state.average.tensors(&params)?;
                 let figures = objective.validate(&Params::frozen(averaged.clone()))?;
@@ -254,8 +297,7 @@ impl Job<'_> {
                     .write(&json!({"stage": self.stage, "epoch": epoch, "step": state.step, "validation": named}))?;
                 progress.epoch(epoch + 1, config.epochs, smooth, &figures);
             }
-            let stop = self.stop_after.is_some_and(|most| state.step >= most);
-            if epoch_done || stop || state.step.is_multiple_of(self.checkpoint_steps) {
+            if save {
                 let seconds = self.seconds_before.get() + started.elapsed().as_secs_f64();
                 self.save(&params, optimizer.as_ref(), &objective, &state, seconds)?;
             }
@@ -265,6 +307,23 @@ impl Job<'_> {
         }
         progress.finish();
         Ok((state.best, objective))
+    }
+
+    /// Says what batch fits if `error` is that the GPU's memory does not suffice for `samples`; other errors stay as they are.
+    fn no_room(&self, error: Error, objective: &impl Objective, epoch: usize, samples: &[usize]) -> Error {
+        if !is_out_of_memory(&error) {
+            return error;
+        }
+        let halves = std::iter::successors(Some(samples.len() / 2), |size| Some(size / 2)).take_while(|size| *size > 0);
+        let mut fitting = halves.filter(|size| {
+            let tried = objective.gradients(epoch, &samples[..*size]);
+            tried.and_then(|_| Ok(self.device.synchronize()?)).is_ok()
+        });
+        let advice = match fitting.next() {
+            Some(size) => format!("one of {size} does: --set {}.fit.batch={size}", self.stage),
+            None => "nor does a single image: --device cpu".to_owned(),
+        };
+        Error::GpuMemory { stage: self.stage, batch: samples.len(), advice }
     }
 
     fn save(
@@ -280,7 +339,7 @@ impl Job<'_> {
             ("model", params.tensors()?),
             ("optimizer", optimizer.state()?),
             ("objective", objective.state()?),
-            ("average", state.average.saved(params)?),
+            ("average", state.average.state(params)?),
             ("best", state.best.clone()),
         ];
         for (part, content) in parts {
@@ -297,7 +356,7 @@ impl Job<'_> {
 
     fn read(&self) -> Result<Saved> {
         let path = self.checkpoint();
-        let checkpoint = checkpoint::load(&path, &Device::Cpu)?;
+        let checkpoint = checkpoint::load(&path, self.device)?;
         if checkpoint.metadata.get("inputs") != Some(&self.inputs) {
             return Err(Error::OtherCheckpoint { stage: self.stage, path });
         }
@@ -309,6 +368,11 @@ impl Job<'_> {
             _ => Err(Error::Report { path, what: "not a checkpoint: step, best_score or seconds is missing".into() }),
         }
     }
+}
+
+fn is_out_of_memory(error: &Error) -> bool {
+    let text = error.to_string().to_lowercase();
+    text.contains("out of memory") || text.contains("out_of_memory")
 }
 
 /// The samples of one pass, in the order in which it takes them.
@@ -338,72 +402,72 @@ impl Saved {
     }
 }
 
-/// Exponential moving average of weights and running statistics (Polyak averaging), which generalises better than the last weights.
-struct Average {
-    decay: f32,
-    shadow: BTreeMap<String, Vec<f32>>,
-    updates: usize,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-const UPDATES: &str = "updates";
-
-impl Average {
-    fn new(decay: f64, params: &Params) -> Result<Self> {
-        let mut average = Self { decay: decay as f32, shadow: BTreeMap::new(), updates: 0 };
-        if decay > 0.0 {
-            average.shadow = values(&params.tensors()?)?;
-        }
-        Ok(average)
+    /// Fits up to `most` samples.
+    struct Greedy {
+        weight: Tensor,
+        most: usize,
     }
 
-    fn update(&mut self, params: &Params) -> Result<()> {
-        if self.shadow.is_empty() {
-            return Ok(());
+    impl Objective for Greedy {
+        fn samples(&self) -> usize {
+            64
         }
-        self.updates += 1;
-        // Early on, the average follows faster: the initial weights are worth nothing.
-        let decay = self.decay.min((1.0 + self.updates as f32) / (10.0 + self.updates as f32));
-        let now = values(&params.tensors()?)?;
-        self.shadow.par_iter_mut().for_each(|(name, shadow)| {
-            if let Some(now) = now.get(name) {
-                shadow.iter_mut().zip(now).for_each(|(s, x)| *s += (1.0 - decay) * (x - *s));
+
+        fn loss(&self, _: usize, samples: &[usize]) -> Result<Tensor> {
+            if samples.len() > self.most {
+                let error = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+                return Err(candle_core::Error::msg(error).into());
             }
-        });
-        Ok(())
+            Ok(self.weight.sqr()?.sum_all()?)
+        }
+
+        fn validate(&self, _: &Params) -> Result<Vec<(String, f64)>> {
+            Ok(vec![("score".into(), 0.0)])
+        }
     }
 
-    fn tensors(&self, params: &Params) -> Result<BTreeMap<String, Tensor>> {
-        let mut tensors = params.tensors()?;
-        for (name, shadow) in &self.shadow {
-            if let Some(t) = tensors.get_mut(name) {
-                *t = Tensor::from_slice(shadow, t.dims(), &Device::Cpu)?;
-            }
-        }
-        Ok(tensors)
+    fn run(most: usize) -> Result<BTreeMap<String, Tensor>> {
+        let dir = tempfile::tempdir().unwrap();
+        let optimizer = OptimizerKind::Sgd;
+        let config = FitConfig {
+            seed: 1,
+            epochs: 1,
+            batch: 32,
+            optimizer,
+            lr: 0.1,
+            warmup: 0.1,
+            weight_decay: 0.0,
+            ema: 0.5,
+            clip: None,
+        };
+        let seconds_before = Cell::new(0.0);
+        let job = Job {
+            stage: "distill",
+            config,
+            dir: dir.path(),
+            device: &Device::Cpu,
+            start: BTreeMap::new(),
+            resume: false,
+            inputs: String::new(),
+            seconds_before: &seconds_before,
+            checkpoint_steps: 10,
+            stop_after: None,
+        };
+        job.run(|params| Ok(Greedy { weight: params.weight("w", &[3], semlink_nn::Init::Ones)?, most }))
     }
 
-    fn saved(&self, params: &Params) -> Result<BTreeMap<String, Tensor>> {
-        if self.shadow.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        let mut tensors = self.tensors(params)?;
-        tensors.insert(UPDATES.into(), Tensor::new(&[self.updates as u32], &Device::Cpu)?);
-        Ok(tensors)
+    #[test]
+    fn a_batch_that_does_not_fit_is_answered_with_one_that_does() {
+        let text = run(9).unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "stage distill: a batch of 32 does not fit into the GPU's memory; one of 8 does: --set distill.fit.batch=8"
+        );
+        assert!(run(0).unwrap_err().to_string().contains("--device cpu"));
+        assert!(run(32).is_ok());
     }
-
-    fn load(&mut self, saved: &BTreeMap<String, Tensor>) -> Result<()> {
-        for (name, shadow) in &mut self.shadow {
-            if let Some(t) = saved.get(name) {
-                *shadow = t.flatten_all()?.to_vec1()?;
-            }
-        }
-        if let Some(t) = saved.get(UPDATES) {
-            self.updates = t.to_vec1::<u32>()?.first().copied().unwrap_or(0) as usize;
-        }
-        Ok(())
-    }
-}
-
-fn values(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Vec<f32>>> {
-    tensors.iter().map(|(name, t)| Ok((name.clone(), t.flatten_all()?.to_vec1()?))).collect()
 }

@@ -25,11 +25,17 @@ impl SupernetStep {
     ///
     /// # Errors
     /// A layout that cannot be built.
-    pub fn new(layout: &CellLayout, operations: &[Operation], partial: usize, batch: usize) -> Result<Self> {
-        let params = Params::init(1, &Device::Cpu);
+    pub fn new(
+        layout: &CellLayout,
+        operations: &[Operation],
+        partial: usize,
+        batch: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let params = Params::init(1, device);
         let net = |params: &Params| Supernet::new(params, layout, operations, partial, 1, 10);
         let (weights, frozen) = (net(&params)?, net(&params.detached())?);
-        let alphas = Params::init(2, &Device::Cpu);
+        let alphas = Params::init(2, device);
         let architecture = Architecture::new(&alphas, layout, operations)?;
         // The classifier is not part of the measured step.
         let vars = params.vars().into_iter().filter(|(name, _)| !name.starts_with("classifier")).collect();
@@ -41,8 +47,8 @@ impl SupernetStep {
             architecture,
             sgd: Sgd::new(vars, sgd)?,
             adam: AdamW::new(alphas.vars(), AdamWConfig::default())?,
-            images: Tensor::from_vec(ramp(batch * 784), (batch, 28, 28, 1), &Device::Cpu)?,
-            targets: Tensor::ones((batch, layout.features), DType::F32, &Device::Cpu)?,
+            images: Tensor::from_vec(ramp(batch * 784), (batch, 28, 28, 1), device)?,
+            targets: Tensor::ones((batch, layout.features), DType::F32, device)?,
             params: params.count(),
         })
     }

@@ -16,7 +16,14 @@ use crate::rate::Rate;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
     /// The Link that frames go to: a channel emulator or a receiver
-    #[arg(long, env = "SEMLINK_NEXT", value_name = "URL")]
+    #[arg(
+        long,
+        env = "SEMLINK_NEXT",
+        value_name = "URL",
+        default_value = "",
+        required_unless_present = "check_health",
+        hide_default_value = true
+    )]
     pub next: String,
 
     /// Name of the channel emulator's link that the frames take; empty: its default one
@@ -24,7 +31,14 @@ pub struct Config {
     pub link: String,
 
     /// Directory of the codec bundle, of which the transmitter reads the encoder half and bundle.json, and reads them again when they change
-    #[arg(long, env = "SEMLINK_BUNDLE", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "SEMLINK_BUNDLE",
+        value_name = "DIR",
+        default_value = "",
+        required_unless_present = "check_health",
+        hide_default_value = true
+    )]
     pub bundle: PathBuf,
 
     /// Channel uses of a frame: one of the codec's numbers, or auto for the fewest that reach --target over the reported channel

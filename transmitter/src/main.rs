@@ -28,6 +28,9 @@ fn main() -> ExitCode {
 }
 
 async fn run(Arguments { listen, config, log }: Arguments) -> Result<(), Error> {
+    if config.service.metrics.check_health {
+        return config.service.metrics.check_health().await;
+    }
     logging::init(&log)?;
     let listener = config::listen(&listen).await?;
     serve(listener, config, shutdown::signal()).await

@@ -15,6 +15,15 @@ pub enum Error {
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 
+    /// A GPU cannot be used.
+    #[error("GPU {ordinal}: {what}; `nvidia-smi` lists GPUs and the driver, --device cpu does without")]
+    Gpu {
+        /// Its number.
+        ordinal: usize,
+        /// What the driver says.
+        what: String,
+    },
+
     /// An operator was given a tensor of a shape that it cannot take.
     #[error("{op}: {what} has shape {got:?}, expected {expected}")]
     Shape {

@@ -9,11 +9,20 @@ use crate::{Error, Result};
 
 const OP: &str = "gradient";
 
-/// Scales all gradients by one factor so that their common Euclidean norm is at most `max_norm`; returns the norm before.
+/// Scales all gradients by one factor so that their common Euclidean norm is at most `max_norm`; returns the norm before. On a GPU
+/// nothing is returned, as nothing waits for it there, and a norm that is not finite comes out as weights and losses that are not.
 ///
 /// # Errors
 /// A variable without gradient, or a norm that is not finite (nothing is changed then).
-pub fn clip_norm(vars: &[(String, Var)], grads: &mut GradStore, max_norm: f64) -> Result<f64> {
+pub fn clip_norm(vars: &[(String, Var)], grads: &mut GradStore, max_norm: f64) -> Result<Option<f64>> {
+    #[cfg(feature = "cuda")]
+    if vars.first().is_some_and(|(_, var)| var.device().is_cuda()) {
+        let found: Vec<Tensor> = all(vars, grads)?.into_iter().map(|(_, grad)| grad).collect();
+        for ((_, var), clipped) in vars.iter().zip(crate::cuda::clip_norm(&found, max_norm)?) {
+            grads.insert(var, clipped);
+        }
+        return Ok(None);
+    }
     let mut sum = 0.0;
     for (name, grad) in all(vars, grads)? {
         let part = sum_of_squares(&grad)?;
@@ -31,7 +40,7 @@ pub fn clip_norm(vars: &[(String, Var)], grads: &mut GradStore, max_norm: f64) -
             }
         }
     }
-    Ok(norm)
+    Ok(Some(norm))
 }
 
 /// Refuses variables that have no gradient, a gradient of zeros, or one with a value that is not finite; the error names all
@@ -62,6 +71,9 @@ pub(crate) fn all<'a>(vars: &'a [(String, Var)], grads: &GradStore) -> Result<Ve
 
 /// In f64, in chunks of a fixed size: the same on any number of threads.
 fn sum_of_squares(t: &Tensor) -> Result<f64> {
+    if !t.device().is_cpu() {
+        return Ok(f64::from(t.sqr()?.sum_all()?.to_scalar::<f32>()?));
+    }
     let view = View::new(OP, t)?;
     let data: &[f32] = &view;
     let square = |v: &f32| f64::from(*v) * f64::from(*v);

@@ -8,6 +8,9 @@
 //! threads. Nothing here draws from a global generator: initial weights come from (seed, name), see [`Params::init`].
 
 pub mod checkpoint;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod device;
 mod error;
 pub mod grad;
 pub mod layers;
@@ -18,6 +21,7 @@ pub mod runtime;
 pub mod schedule;
 mod simd;
 
+pub use device::DeviceChoice;
 pub use error::{Error, Result};
 pub use ops::Activation;
 pub use params::{Buffer, Init, Params};

@@ -140,10 +140,9 @@ impl Params {
         Self::new(device.clone(), Source::Seed(seed, BTreeMap::new()))
     }
 
-    /// Trainable parameters that start from `tensors` where it has them and are drawn as by [`Params::init`] elsewhere: fine-tuning.
-    pub fn warm(seed: u64, tensors: BTreeMap<String, Tensor>) -> Self {
-        let device = tensors.values().next().map_or(Device::Cpu, |t| t.device().clone());
-        Self::new(device, Source::Seed(seed, tensors))
+    /// Trainable parameters on `device` that start from `tensors` where it has them and are drawn as by [`Params::init`] elsewhere: fine-tuning.
+    pub fn warm(seed: u64, tensors: BTreeMap<String, Tensor>, device: &Device) -> Self {
+        Self::new(device.clone(), Source::Seed(seed, tensors))
     }
 
     /// Names and shapes alone: [`Params::tensors`] then tells what a network asks for. Every tensor is one zero seen many times over, so
@@ -260,7 +259,7 @@ impl Params {
     fn value(&self, name: &str, shape: &[usize], draw: impl FnOnce(u64, usize) -> Vec<f32>) -> Result<Tensor> {
         match &self.inner.source {
             Source::Seed(seed, given) => match given.get(name) {
-                Some(t) => stored(name, t, shape),
+                Some(t) => stored(name, &t.to_device(&self.inner.device)?, shape),
                 None => {
                     let data = draw(*seed, shape.iter().product());
                     Ok(Tensor::from_vec(data, shape, &self.inner.device)?)
@@ -305,6 +304,16 @@ impl Params {
         }
         all.retain(|name, _| self.is_below(name));
         Ok(all)
+    }
+
+    /// As [`Params::tensors`], but sharing memory: the next training step changes them.
+    #[must_use]
+    pub fn current(&self) -> BTreeMap<String, Tensor> {
+        let state = self.state();
+        let vars = state.vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
+        let constants = state.constants.iter().map(|(name, t)| (name.clone(), t.clone()));
+        let buffers = state.buffers.iter().map(|(name, buffer)| (name.clone(), buffer.get()));
+        vars.chain(constants).chain(buffers).filter(|(name, _)| self.is_below(name)).collect()
     }
 
     /// Scalars in the trainable parameters below this prefix (when frozen: in all parameters; buffers never count).

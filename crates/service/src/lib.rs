@@ -40,6 +40,14 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
+    /// The service does not serve, or cannot be asked.
+    #[error("no service serves at {address}: {what}")]
+    Health {
+        /// Where it was asked.
+        address: String,
+        /// What was found.
+        what: String,
+    },
     /// The system gives no threads to run on.
     #[error("cannot start the runtime: {source}")]
     Runtime {

@@ -106,6 +106,10 @@ impl Architecture {
         Ok(Self { operations: operations.to_vec(), nodes, cells: [cell(KINDS[0])?, cell(KINDS[1])?] })
     }
 
+    fn device(&self) -> &Device {
+        self.cells.iter().flatten().next().map_or(&Device::Cpu, |cell| cell.alpha.device())
+    }
+
     fn edges(&self) -> usize {
         self.nodes.last().map_or(0, |range| range.end)
     }
@@ -151,8 +155,8 @@ impl Architecture {
                 }
             }
             Ok(Some(Gates {
-                operations: Tensor::from_vec(table, (self.edges(), columns), &Device::Cpu)?,
-                edges: Tensor::from_vec(kept, self.edges(), &Device::Cpu)?,
+                operations: Tensor::from_vec(table, (self.edges(), columns), self.device())?,
+                edges: Tensor::from_vec(kept, self.edges(), self.device())?,
             }))
         };
         Ok([gates(KINDS[0])?, gates(KINDS[1])?])
@@ -160,11 +164,11 @@ impl Architecture {
 
     /// Expected cost: what does not depend on the architecture plus the sum over edges and operations of r p cost, a scalar with gradient.
     pub(crate) fn expected_cost(&self, costs: &CostTable) -> Result<Tensor> {
-        let mut total = Tensor::new(costs.fixed as f32, &Device::Cpu)?;
+        let mut total = Tensor::new(costs.fixed as f32, self.device())?;
         for (cell, table) in self.cells.iter().zip(&costs.edges) {
             let Some(cell) = cell else { continue };
             let values: Vec<f32> = table.iter().flatten().map(|cost| *cost as f32).collect();
-            let table = Tensor::from_vec(values, (self.edges(), self.operations.len()), &Device::Cpu)?;
+            let table = Tensor::from_vec(values, (self.edges(), self.operations.len()), self.device())?;
             // An edge whose softmax says `none` is not kept; what is kept costs what the other operations cost.
             let p = self.without_none(&ops::softmax(&cell.alpha)?)?;
             let per_edge = (p * table)?.sum(D::Minus1)?;
@@ -176,7 +180,7 @@ impl Architecture {
     /// p, with `none` left out and the rest scaled to sum to 1.
     fn without_none(&self, p: &Tensor) -> Result<Tensor> {
         let keep: Vec<f32> = self.operations.iter().map(|op| f32::from(u8::from(*op != Operation::None))).collect();
-        let keep = Tensor::new(keep, &Device::Cpu)?;
+        let keep = Tensor::new(keep, self.device())?;
         let p = p.broadcast_mul(&keep)?;
         Ok(p.broadcast_div(&(p.sum_keepdim(D::Minus1)? + 1e-12)?)?)
     }
@@ -185,7 +189,7 @@ impl Architecture {
     /// alpha, the skip's above all, from running away. The mean makes it blind to what softmax is blind to, a shift of all alphas of an edge:
     /// without it all of them sink, and under Adam those of noisy gradients sink slowest, which is a preference that nothing earned.
     pub(crate) fn beta_decay(&self) -> Result<Tensor> {
-        let mut total = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?;
+        let mut total = Tensor::zeros((), candle_core::DType::F32, self.device())?;
         for cell in self.cells.iter().flatten() {
             total = (total + (cell.alpha.log_sum_exp(D::Minus1)?.mean_all()? - cell.alpha.mean_all()?)?)?;
         }

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -210,7 +210,7 @@ impl<'a> Task<'a> {
         let (channels, classes) = (input.channels, lessons.data.train.classes);
         let net =
             |params: &Params| Supernet::new(params, layout, &config.operations, config.partial, channels, classes);
-        let alphas = Params::init(config.fit.seed, &Device::Cpu);
+        let alphas = Params::init(config.fit.seed, params.device());
         let architecture = Architecture::new(&alphas, layout, &config.operations)?;
         let adam = AdamWConfig {
             beta1: 0.5,
@@ -350,26 +350,24 @@ impl Objective for Task<'_> {
     }
 
     /// Moves the architecture too, unless it still stands.
-    fn gradients(&self, epoch: usize, samples: &[usize]) -> Result<(f32, GradStore)> {
+    fn gradients(&self, epoch: usize, samples: &[usize]) -> Result<(Tensor, GradStore)> {
         let weights = || self.loss(epoch, samples);
         let found = if epoch < self.config.warmup_epochs {
-            let loss = weights()?;
-            (loss.to_scalar()?, loss.backward()?)
+            step(weights()?)?
         } else if self.config.second_order {
             let grads = self.unrolled(epoch, samples)?;
             self.move_architecture(&grads)?;
-            let loss = weights()?;
-            (loss.to_scalar()?, loss.backward()?)
+            step(weights()?)?
         } else {
             let images = self.images(1, samples);
             let upper = || self.architecture_loss(&self.frozen, epoch, &images);
             let ((upper, grads), lower) = side_by_side(upper, weights)?;
-            if !upper.is_finite() {
-                // The caller stops at a loss that is no number, whichever level it is of.
+            // The caller stops at a loss that is no number, whichever level it is of; on the CPU before the architecture follows it.
+            if upper.device().is_cpu() && !upper.to_scalar::<f32>()?.is_finite() {
                 return Ok((upper, grads));
             }
             self.move_architecture(&grads)?;
-            lower
+            ((lower.0 + upper.affine(0.0, 0.0)?)?, lower.1)
         };
         self.step.fetch_add(1, Ordering::Relaxed);
         Ok(found)
@@ -420,7 +418,11 @@ impl Objective for Task<'_> {
 }
 
 /// A loss and its gradients.
-type Step = (f32, GradStore);
+type Step = (Tensor, GradStore);
+
+fn step(loss: Tensor) -> Result<Step> {
+    Ok((loss.detach(), loss.backward()?))
+}
 
 /// The gradients of both levels, architecture first, from the same point, each on a thread of its own: a mixed network is made of so many small operators
 /// that sharing out each of them costs more than it saves.
@@ -428,7 +430,6 @@ pub(crate) fn side_by_side(
     architecture: impl FnOnce() -> Result<Tensor> + Send,
     weights: impl FnOnce() -> Result<Tensor> + Send,
 ) -> Result<(Step, Step)> {
-    let step = |loss: Tensor| -> Result<Step> { Ok((loss.to_scalar()?, loss.backward()?)) };
     let (upper, lower) = rayon::join(|| step(architecture()?), || step(weights()?));
     Ok((upper?, lower?))
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use half::f16;
@@ -17,7 +18,7 @@ use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// Images that go through the teacher together.
-const BATCH: usize = 250;
+pub(super) const BATCH: usize = 250;
 
 /// What the teacher says about each view of each training image.
 ///
@@ -32,6 +33,8 @@ pub(crate) struct Cache {
     features: Vec<f16>,
     /// \[views, images, classes\].
     logits: Vec<f16>,
+    /// Both as \[views x images, ..\] on a GPU.
+    there: Option<(Tensor, Tensor)>,
 }
 
 impl Cache {
@@ -57,7 +60,12 @@ impl Cache {
         if !shape.starts_with(&[views, images]) || !logits_shape.starts_with(&[views, images]) {
             return Err(broken("of another size"));
         }
-        Ok(Self { variance: variance(&features, shape[2]), views, images, features, logits })
+        let upload = |rows: &[f16]| Tensor::from_slice(rows, (views * images, ()), &context.device);
+        let there = match context.device.is_cpu() {
+            true => None,
+            false => Some((upload(&features)?, upload(&logits)?)),
+        };
+        Ok(Self { variance: variance(&features, shape[2]), views, images, features, logits, there })
     }
 
     /// The view that a pass over the data uses.
@@ -67,6 +75,12 @@ impl Cache {
 
     /// Features \[n, features\] and logits \[n, classes\] of some images in one view.
     pub(crate) fn batch(&self, view: usize, indices: &[usize]) -> Result<(Tensor, Tensor)> {
+        if let Some((features, logits)) = &self.there {
+            let rows: Vec<u32> = indices.iter().map(|i| (view * self.images + i) as u32).collect();
+            let rows = Tensor::new(rows, features.device())?;
+            let take = |all: &Tensor| all.index_select(&rows, 0)?.to_dtype(DType::F32);
+            return Ok((take(features)?, take(logits)?));
+        }
         Ok((self.rows(&self.features, view, indices)?, self.rows(&self.logits, view, indices)?))
     }
 
@@ -79,6 +93,37 @@ impl Cache {
         let values: Vec<f32> = indices.iter().flat_map(row).collect();
         Ok(Tensor::from_vec(values, (indices.len(), len), &Device::Cpu)?)
     }
+}
+
+/// What [`store`] wrote to a file with this key, in f16; none if there is no such file, or it has another key.
+pub(super) fn stored<const N: usize>(path: &Path, key: &str, names: [&str; N]) -> Result<Option<[Tensor; N]>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let file = checkpoint::load(path, &Device::Cpu)?;
+    if file.metadata.get("key").map(String::as_str) != Some(key) {
+        return Ok(None);
+    }
+    let found: Option<Vec<Tensor>> = names.iter().map(|name| file.tensors.get(*name).cloned()).collect();
+    Ok(found.and_then(|tensors| tensors.try_into().ok()))
+}
+
+/// Writes what a teacher said, in f16, and the key of all that it follows from; the file appears whole or not at all.
+///
+/// # Errors
+/// A number does not fit into f16, or the folder does not take the file.
+pub(super) fn store<const N: usize>(path: &Path, key: String, tensors: [(&str, Tensor); N]) -> Result<()> {
+    for (name, tensor) in &tensors {
+        if tensor.flatten_all()?.to_vec1::<f16>()?.iter().any(|value| !value.is_finite()) {
+            return Err(Error::Report {
+                path: path.to_owned(),
+                what: format!("the teacher's {name} do not fit into f16"),
+            });
+        }
+    }
+    let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor)).into();
+    let about = BTreeMap::from([("format".to_owned(), "semlink cache, version 1".to_owned()), ("key".to_owned(), key)]);
+    Ok(checkpoint::save(path, &tensors, &about)?)
 }
 
 /// Names everything that the content follows from.
@@ -123,19 +168,11 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     }
     progress.finish();
     let path = context.dir.join(Cache::FILE);
-    if features.iter().chain(&logits).any(|value| !value.is_finite()) {
-        return Err(Error::Report { path, what: "the teacher's outputs do not fit into f16".into() });
-    }
     let tensor = |values: Vec<f16>| {
         let columns = values.len() / (config.views * indices.len());
         Tensor::from_vec(values, (config.views, indices.len(), columns), &Device::Cpu)
     };
-    let tensors = BTreeMap::from([("features".to_owned(), tensor(features)?), ("logits".to_owned(), tensor(logits)?)]);
-    let about = BTreeMap::from([
-        ("format".to_owned(), "semlink cache, version 1".to_owned()),
-        ("key".to_owned(), key(context)?),
-    ]);
-    Ok(checkpoint::save(&path, &tensors, &about)?)
+    store(&path, key(context)?, [("features", tensor(features)?), ("logits", tensor(logits)?)])
 }
 
 #[cfg(test)]

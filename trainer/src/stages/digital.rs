@@ -34,7 +34,7 @@ impl Digital {
             let images: Vec<usize> = (0..split.len()).collect();
             let files = images.par_iter().map(|i| through_jpeg(split.image(*i), (width, height), *quality));
             let (bits, pixels): (Vec<usize>, Vec<Vec<u8>>) = files.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-            let decoded = split.with_pixels(pixels.concat());
+            let decoded = split.with_pixels(pixels.concat())?;
             let logits = decoded.map(|images| Ok(teacher.forward(images, Mode::Eval)?.1))?;
             let decided: Vec<u32> = logits.argmax(1)?.to_vec1()?;
             let right = decided.iter().zip(split.labels()).map(|(decided, label)| *decided == u32::from(*label));

@@ -47,7 +47,7 @@ impl Student {
     /// The student of this run, frozen.
     pub(crate) fn load(context: &Context) -> Result<Self> {
         let path = context.need(FILE, "distill")?;
-        let params = Params::frozen(checkpoint::load(&path, &Device::Cpu)?.tensors);
+        let params = Params::frozen(checkpoint::load(&path, &context.device)?.tensors);
         let student = Self::new(&params, &context.student()?, context.data()?)?;
         params.check_all_used()?;
         Ok(student)
@@ -130,7 +130,7 @@ impl<'a> Lessons<'a> {
         if config.task_weight > 0.0 {
             terms.push(ops::cross_entropy(logits, &taught.targets, None)?.affine(config.task_weight, 0.0)?);
         }
-        let none = || Tensor::zeros((), candle_core::DType::F32, &Device::Cpu);
+        let none = || Tensor::zeros((), candle_core::DType::F32, features.device());
         Ok(terms.into_iter().try_fold(none()?, |sum, term| sum + term)?)
     }
 
@@ -237,7 +237,7 @@ fn take(
     config: &StudentConfig,
     lessons: &Lessons<'_>,
 ) -> Result<BTreeMap<String, Tensor>> {
-    let tensors = checkpoint::load(&bundle.join(Half::Encoder.file_name()), &Device::Cpu)?.tensors;
+    let tensors = checkpoint::load(&bundle.join(Half::Encoder.file_name()), job.device)?.tensors;
     let prefix = format!("{}.", Student::ENCODER);
     let taken: BTreeMap<String, Tensor> = tensors.into_iter().filter(|(name, _)| name.starts_with(&prefix)).collect();
     let params = Params::frozen(taken.clone());
@@ -327,7 +327,7 @@ impl<F: Fn(&Params) -> semlink_codec::Result<Classifier>> Objective for Classifi
         let rows = &self.views[cache.view(epoch)];
         let len = rows.len() / self.samples();
         let values: Vec<f32> = samples.iter().flat_map(|i| &rows[i * len..(i + 1) * len]).copied().collect();
-        let logits = self.classifier.forward(&Tensor::from_vec(values, (samples.len(), len), &Device::Cpu)?)?;
+        let logits = self.classifier.forward(&Tensor::from_vec(values, (samples.len(), len), data.train.device())?)?;
         let (_, taught) = cache.batch(cache.view(epoch), samples)?;
         let decision = divergence(&logits, &taught, weights.temperature, None)?.affine(weights.logit_weight, 0.0)?;
         let task = ops::cross_entropy(&logits, &data.train.targets(samples, 0.0)?, None)?;

@@ -3,9 +3,8 @@
 use std::fs;
 use std::time::Instant;
 
-use candle_core::Device;
 use semlink_channel::{ChannelConfig, ChannelKind, ChannelUses, RicianK, SnrDb, limit, stats::wilson};
-use semlink_codec::{Calibration, Classifier, CsiSource};
+use semlink_codec::{Calibration, CsiSource};
 use semlink_nn::{Mode, Params, checkpoint};
 
 use super::digital::Digital;
@@ -28,7 +27,7 @@ pub(crate) const FILE: &str = "report.json";
 /// The student alone.
 pub(crate) fn student(context: &Context) -> Result<Network> {
     let student = Student::load(context)?;
-    let test = data::test_split(context.recipe, &context.data_dir)?;
+    let test = data::test_split(context.recipe, &context.data_dir, &context.device)?;
     let logits = test.map(|images| Ok(student.forward(images, Mode::Eval)?.1))?;
     network(context, &test, accuracy(&logits, test.labels())?)
 }
@@ -43,17 +42,16 @@ fn network(context: &Context, test: &Split, accuracy: f64) -> Result<Network> {
 /// Measures and writes `report.json` and `report.svg`.
 pub(crate) fn run(context: &Context) -> Result<()> {
     let recipe = context.recipe;
-    let codec = checkpoint::load(&context.need(CODEC_FILE, "robust")?, &Device::Cpu)?;
+    let codec = checkpoint::load(&context.need(CODEC_FILE, "robust")?, &context.device)?;
     let params = Params::frozen(codec.tensors);
     let codec = Codec::new(&params, recipe)?;
     let calibration: Calibration = json::read(&context.need(CALIBRATION_FILE, "robust")?)?;
-    let test = data::test_split(recipe, &context.data_dir)?;
+    let test = data::test_split(recipe, &context.data_dir, &context.device)?;
     let teacher_net = Teacher::load(context)?;
     let logits = test.map(|images| Ok(teacher_net.forward(images, Mode::Eval)?.1))?;
     let teacher_accuracy = accuracy(&logits, test.labels())?;
     let ((height, width), n) = (test.size(), test.len());
-    let (features, classes) = (recipe.teacher.network.features, recipe.classes());
-    let cost = recipe.teacher.network.cost(height, width, recipe.data.mean.len()) + Classifier::cost(features, classes);
+    let cost = teacher_net.cost(recipe, height, width);
     let teacher = Network {
         params: cost.params,
         macs: cost.macs,

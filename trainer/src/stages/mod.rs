@@ -18,6 +18,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 use std::time::Instant;
 
+use candle_core::Device;
 use semlink_codec::StudentConfig;
 use semlink_codec::cells::{CellConfig, Genotype};
 use serde::{Deserialize, Serialize};
@@ -96,6 +97,8 @@ pub struct Context<'a> {
     /// What interrupted attempts at the present stage took.
     pub(crate) seconds_before: Cell<f64>,
     data: OnceLock<Data>,
+    /// Where networks and images are.
+    pub(crate) device: Device,
 }
 
 /// What is remembered of a stage that is done.
@@ -125,12 +128,18 @@ impl<'a> Context<'a> {
             stop_after: None,
             seconds_before: Cell::new(0.0),
             data: OnceLock::new(),
+            device: Device::Cpu,
         })
     }
 
     /// Whether stages that are done are skipped and an interrupted one is continued; otherwise all start afresh.
     pub fn resume(self, resume: bool) -> Self {
         Self { resume, ..self }
+    }
+
+    /// Computes on this device instead of the CPU.
+    pub fn on(self, device: Device) -> Self {
+        Self { device, ..self }
     }
 
     /// Lets stage `bundle` also copy bundle, teacher and sample to this folder.
@@ -190,7 +199,7 @@ impl<'a> Context<'a> {
         if let Some(data) = self.data.get() {
             return Ok(data);
         }
-        let data = data::load(self.recipe, &self.data_dir)?;
+        let data = data::load(self.recipe, &self.data_dir, &self.device)?;
         Ok(self.data.get_or_init(|| data))
     }
 
@@ -236,6 +245,7 @@ impl<'a> Context<'a> {
             stage: name,
             config,
             dir: &self.dir,
+            device: &self.device,
             start: BTreeMap::new(),
             resume: self.resume,
             inputs: self.inputs(stage),
@@ -344,7 +354,7 @@ impl<'a> Context<'a> {
 }
 
 /// A link costs nothing; across file systems it has to be a copy.
-fn link(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn link(from: &Path, to: &Path) -> Result<()> {
     if fs::hard_link(from, to).is_err() {
         fs::copy(from, to).map_err(|source| Error::Io { path: from.to_owned(), source })?;
     }

@@ -39,7 +39,7 @@ fn small_recipe() -> Recipe {
 fn shrunk(mut recipe: Recipe) -> Recipe {
     let network =
         ResidualConfig { stem: 4, stages: vec![StageConfig { channels: 8, blocks: 1, stride: 2 }], features: 16 };
-    recipe.teacher.network = network;
+    recipe.teacher.network = Some(network);
     recipe.data.validation = 40;
     let StudentSpec::Cells(spec) = &mut recipe.student else { panic!("not searched") };
     (spec.layout.stem, spec.layout.width, spec.layout.nodes, spec.layout.features) = (vec![4, 4], 4, 2, 16);
@@ -197,7 +197,8 @@ fn every_shipped_recipe_takes_a_step_of_search_and_distillation() {
         let small = small_recipe();
         // The networks of search and distillation stay as they are; the teacher only has to have as many features.
         let features = recipe.student.features();
-        recipe.teacher.network = ResidualConfig { features, ..small.teacher.network };
+        recipe.teacher.pretrained = None;
+        recipe.teacher.network = Some(ResidualConfig { features, ..small.teacher.network.unwrap() });
         (recipe.data.validation, recipe.cache.views) = (small.data.validation, 1);
         (recipe.teacher.fit.epochs, recipe.teacher.fit.batch) = (1, 32);
         recipe.distill.fit.batch = 8;
@@ -263,7 +264,7 @@ fn training_and_validation_share_no_image_and_follow_from_the_seed() {
     let data = tempfile::tempdir().unwrap();
     write_images(data.path(), "train", 200);
     let recipe = small_recipe();
-    let load = |recipe: &Recipe| crate::data::load(recipe, data.path()).unwrap();
+    let load = |recipe: &Recipe| crate::data::load(recipe, data.path(), &Device::Cpu).unwrap();
     let images = |split: &crate::data::Split| {
         let all: Vec<usize> = (0..split.len()).collect();
         split.plain(&all).unwrap().flatten_from(1).unwrap().to_vec2::<f32>().unwrap()

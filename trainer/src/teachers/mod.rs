@@ -4,8 +4,12 @@
 //! [`Pretrained`] is its vision tower with its own preprocessing; everything is checked by name before anything is computed.
 
 mod config;
+pub mod import;
+mod labels;
 mod preprocess;
 mod resample;
+mod silu;
+mod text;
 pub mod timing;
 mod transformer;
 mod vision;
@@ -21,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use config::Kind;
+pub use labels::labels;
+pub use text::TextTower;
 
 use crate::data::to_hex;
 use crate::{Error, Result};
@@ -32,15 +38,16 @@ use weights::Weights;
 /// Files of a checkpoint. The first three name it, see [`About::id`].
 const FILES: [&str; 3] = ["config.json", "preprocessor_config.json", "model.safetensors"];
 
+/// Read by CLIP's text tower; features of images do not follow from it.
+const TOKENIZER: &str = "tokenizer.json";
+
 /// Numbers that matrix products are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 24 bits of mantissa throughout.
+    /// As everything else of a run; on a GPU products are of TF32 unless the run is `--exact`.
     #[default]
     F32,
-    /// f32, but products of 11 bits on GPUs that have them; elsewhere as f32.
-    Tf32,
     /// 16 bits with the range of f32; products add up in f32.
     Bf16,
     /// 16 bits with 11 of mantissa.
@@ -48,21 +55,15 @@ pub enum Precision {
 }
 
 impl Precision {
-    const ALL: [(Self, &'static str); 4] =
-        [(Self::F32, "f32"), (Self::Tf32, "tf32"), (Self::Bf16, "bf16"), (Self::F16, "f16")];
+    const ALL: [(Self, &'static str); 3] = [(Self::F32, "f32"), (Self::Bf16, "bf16"), (Self::F16, "f16")];
 
     /// What tensors are kept as.
     pub fn dtype(self) -> DType {
         match self {
-            Self::F32 | Self::Tf32 => DType::F32,
+            Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,
             Self::F16 => DType::F16,
         }
-    }
-
-    /// Whether products of f32 may be made of fewer bits. A setting of the whole process, as cuBLAS has it.
-    fn set_products(self) {
-        candle_core::cuda::set_gemm_reduced_precision_f32(self == Self::Tf32);
     }
 }
 
@@ -77,7 +78,7 @@ impl FromStr for Precision {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.iter().find(|(_, name)| *name == text);
-        found.map(|(precision, _)| *precision).ok_or_else(|| format!("{text}, expected f32, tf32, bf16 or f16"))
+        found.map(|(precision, _)| *precision).ok_or_else(|| format!("{text}, expected f32, bf16 or f16"))
     }
 }
 
@@ -109,7 +110,6 @@ pub struct Pretrained {
     preprocess: Preprocess,
     tower: Tower,
     device: Device,
-    precision: Precision,
     /// For the size of images that came last.
     plan: Mutex<Option<((usize, usize), Plan)>>,
 }
@@ -134,7 +134,19 @@ impl Pretrained {
             text || Tower::is_idle(&config.vision, name)
         })?;
         let about = About::new(&config.vision, &preprocess, input, identity(folder)?);
-        Ok(Self::new(about, config.vision, preprocess, tower, device, precision))
+        Ok(Self::new(about, config.vision, preprocess, tower, device))
+    }
+
+    /// What the checkpoint in a folder is, without reading its weights into memory.
+    ///
+    /// # Errors
+    /// A file is missing, or of a model that is not read.
+    pub fn about_folder(folder: &Path) -> Result<About> {
+        need(folder)?;
+        let config = Config::read(&folder.join(FILES[0]))?.vision;
+        let preprocess = Preprocess::read(&folder.join(FILES[1]), config.kind)?;
+        let input = preprocess.output(config.image, config.image);
+        Ok(About::new(&config, &preprocess, input, identity(folder)?))
     }
 
     /// A tower of random weights, for measurements: `config` and `preprocessor` are the content of the two files.
@@ -150,18 +162,11 @@ impl Pretrained {
         check_input(Path::new("random weights"), &config, input)?;
         let tower = Tower::new(&Weights::random(seed, device, precision.dtype()), &config, input)?;
         let about = About::new(&config, &preprocess, input, format!("random weights of seed {seed}"));
-        Ok(Self::new(about, config, preprocess, tower, device, precision))
+        Ok(Self::new(about, config, preprocess, tower, device))
     }
 
-    fn new(
-        about: About,
-        config: Vision,
-        preprocess: Preprocess,
-        tower: Tower,
-        device: &Device,
-        precision: Precision,
-    ) -> Self {
-        Self { about, config, preprocess, tower, device: device.clone(), precision, plan: Mutex::default() }
+    fn new(about: About, config: Vision, preprocess: Preprocess, tower: Tower, device: &Device) -> Self {
+        Self { about, config, preprocess, tower, device: device.clone(), plan: Mutex::default() }
     }
 
     /// What it is.
@@ -206,7 +211,6 @@ impl Pretrained {
     /// # Errors
     /// Another shape.
     pub fn features(&self, prepared: &Tensor) -> Result<Tensor> {
-        self.precision.set_products();
         self.tower.forward(prepared)
     }
 
@@ -215,7 +219,6 @@ impl Pretrained {
     /// # Errors
     /// As for [`Pretrained::features`].
     pub fn logits(&self, prepared: &Tensor) -> Result<Option<Tensor>> {
-        self.precision.set_products();
         self.tower.logits(prepared)
     }
 }

@@ -1,17 +1,18 @@
-//! Blocks of self-attention and perceptrons, for inference, on every device and in half precision: candle's operators, but on a CPU in f32 those of
-//! semlink-nn, which share their work among all threads.
+//! Blocks of self-attention and perceptrons, for inference, on every device: in f32 with semlink-nn's operators where it has them, in half precision,
+//! which it does not know, with candle's.
 
 use candle_core::{D, DType, Tensor};
 use candle_nn::ops;
 use semlink_nn::ops::{self as ours, Activation};
 
 use super::config::{Blocks, Hidden};
+use super::silu::silu;
 use super::weights::Weights;
 use crate::Result;
 
 /// Whether semlink-nn's operators take it.
-fn on_cpu(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
+pub(super) fn is_f32(x: &Tensor) -> bool {
+    x.dtype() == DType::F32
 }
 
 /// y = x w^T + b.
@@ -29,7 +30,7 @@ impl Linear {
 
     /// x \[.., in\], contiguous.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if on_cpu(x) {
+        if is_f32(x) {
             return Ok(ours::linear(x, &self.weight, self.bias.as_ref())?);
         }
         // One product of two matrices, which is faster than one for each image.
@@ -61,7 +62,7 @@ impl Norm {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if on_cpu(x) {
+        if is_f32(x) {
             return Ok(ours::layer_norm(x, Some(&self.gamma), Some(&self.beta), self.eps.into())?);
         }
         Ok(ops::layer_norm(&x.contiguous()?, &self.gamma, &self.beta, self.eps)?)
@@ -110,7 +111,7 @@ impl Block {
             name.map(|name| weights.raw(&format!("{prefix}.{name}"), &[width])).transpose()
         };
         let [q, k, v, out] = names.attention;
-        let fused = weights.on_cpu() && !masked;
+        let fused = weights.dtype() == DType::F32 && !masked;
         // Queries come scaled by 1 / sqrt(width of a head).
         let shrink = if fused { 1.0 } else { 1.0 / ((width / config.heads) as f64).sqrt() };
         let parts = [(q, shrink), (k, 1.0), (v, 1.0)].map(|(name, factor)| {
@@ -153,13 +154,14 @@ impl Block {
         let x = (x + self.out.forward(&attended)?)?;
         let hidden = self.hidden[0].forward(&self.norms[1].forward(&x)?)?;
         let hidden = match self.function {
-            Hidden::QuickGelu => hidden.silu()?,
-            Hidden::Gelu if on_cpu(&hidden) => ours::activate(&hidden, Activation::Gelu)?,
+            Hidden::QuickGelu => silu(hidden)?,
+            Hidden::Gelu if is_f32(&hidden) => ours::activate(&hidden, Activation::Gelu)?,
             Hidden::Gelu => hidden.gelu_erf()?,
             Hidden::GeluTanh => hidden.gelu()?,
             Hidden::SwiGlu => {
                 let half = hidden.dim(D::Minus1)? / 2;
-                let gate = hidden.narrow(D::Minus1, 0, half)?.contiguous()?.silu()?;
+                let gate = hidden.narrow(D::Minus1, 0, half)?.contiguous()?;
+                let gate = silu(gate)?;
                 (gate * hidden.narrow(D::Minus1, half, half)?)?
             }
         };
@@ -171,7 +173,8 @@ impl Block {
         let (n, tokens, triple) = qkv.dims3()?;
         let width = triple / 3;
         // [3, n, heads, t, width of a head]
-        let qkv = qkv.reshape((n, tokens, 3, self.heads, width / self.heads))?.permute((2, 0, 3, 1, 4))?.contiguous()?;
+        let qkv =
+            qkv.reshape((n, tokens, 3, self.heads, width / self.heads))?.permute((2, 0, 3, 1, 4))?.contiguous()?;
         let (mut q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
         if first {
             q = q.narrow(2, 0, 1)?.contiguous()?;

@@ -52,6 +52,9 @@ const DINOV2: Names = Names {
     ..VIT
 };
 
+/// Blocks of CLIP, in both towers.
+pub(super) const CLIP_BLOCK: &Names = &CLIP;
+
 /// DINOv2's giant: its perceptrons have a gate.
 const DINOV2_GATED: Names = Names { hidden: ["mlp.weights_in", "mlp.weights_out"], ..DINOV2 };
 

@@ -60,11 +60,6 @@ impl Weights {
         self.dtype
     }
 
-    /// Whether networks compute in f32 on a CPU.
-    pub(super) fn on_cpu(&self) -> bool {
-        self.device.is_cpu() && self.dtype == DType::F32
-    }
-
     /// Whether a file holds a tensor of this name.
     pub(super) fn has(&self, name: &str) -> bool {
         matches!(&self.source, Source::File(tensors) if tensors.contains_key(name))

@@ -78,7 +78,7 @@ impl Embedding {
     /// # Errors
     /// [`Error::Rate`] for a number of uses outside the set.
     pub(super) fn forward(&self, conditions: &[Condition]) -> Result<Tensor> {
-        let x = describe(conditions, &self.rates)?;
+        let x = describe(conditions, &self.rates)?.to_device(self.first.weight().device())?;
         let x = ops::activate(&self.first.forward(&x)?, Activation::Gelu)?;
         Ok(ops::activate(&self.second.forward(&x)?, Activation::Gelu)?)
     }

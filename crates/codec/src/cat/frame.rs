@@ -6,7 +6,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::slices::{each_sample, output, read, slice, tensor};
+use super::slices::{each_sample, on_host, output, read, slice, tensor};
 use crate::{Error, Result};
 
 /// Token outputs `z` \[n, T, 2 K/T\] to frames x \[n, 2 K\]: the first k = `uses[i]` symbols of frame i, scaled to mean power 1, then zeros.
@@ -18,7 +18,8 @@ use crate::{Error, Result};
 pub(super) fn to_frame(z: &Tensor, uses: &[usize]) -> Result<Tensor> {
     let (n, tokens, reals) = z.dims3()?;
     check_uses(n, tokens * reals / 2, uses)?;
-    Ok(z.contiguous()?.apply_op1(ToFrame { tokens, reals, uses: uses.to_vec() })?)
+    let frames = on_host(z)?.apply_op1(ToFrame { tokens, reals, uses: uses.to_vec() })?;
+    Ok(frames.to_device(z.device())?)
 }
 
 /// Estimated symbols \[n, 2 K\] and their `reliability` \[n, K\] (0 to 1, a constant) to token inputs \[n, T, 3 K/T\]: real part, imaginary
@@ -33,8 +34,10 @@ pub(super) fn to_tokens(symbols: &Tensor, reliability: &Tensor, tokens: usize, u
     if got * 2 != n * reals {
         return Err(Error::Size { what: "reliabilities", expected: n * reals / 2, got });
     }
-    let reliability = read(ToTokens::NAME, &reliability.contiguous()?, |r| Ok(r.to_vec()))?;
-    Ok(symbols.contiguous()?.apply_op1(ToTokens { tokens, symbols: reals / 2, reliability, uses: uses.to_vec() })?)
+    let reliability = read(ToTokens::NAME, &on_host(reliability)?, |r| Ok(r.to_vec()))?;
+    let inputs =
+        on_host(symbols)?.apply_op1(ToTokens { tokens, symbols: reals / 2, reliability, uses: uses.to_vec() })?;
+    Ok(inputs.to_device(symbols.device())?)
 }
 
 fn check_uses(n: usize, most: usize, uses: &[usize]) -> Result<()> {

@@ -12,7 +12,7 @@ use semlink_channel::{ChannelKind, ChannelState, FrameKey, equalize, noise, pilo
 use semlink_nn::runtime::shares_work;
 
 use super::Condition;
-use super::slices::{each_sample, output, read, slice, tensor};
+use super::slices::{each_sample, on_host, output, read, slice, tensor};
 use crate::{Error, Result};
 
 /// Frames below which a loop is not worth a second thread.
@@ -95,6 +95,17 @@ impl Estimates {
     }
 }
 
+impl Estimates {
+    /// The same on a device, for a decoder that is there.
+    ///
+    /// # Errors
+    /// The device has no room.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let (symbols, reliability) = (self.symbols.to_device(device)?, self.reliability.to_device(device)?);
+        Ok(Self { symbols, reliability, conditions: self.conditions.clone() })
+    }
+}
+
 impl Csi {
     /// What a receiver learns of a simulated frame from this source; pilots are sent through the frame's own channel.
     ///
@@ -136,7 +147,8 @@ pub fn through_channel(x: &Tensor, passages: &[Passage]) -> Result<Estimates> {
     if passages.len() != n {
         return Err(Error::Size { what: "passages", expected: n, got: passages.len() });
     }
-    let x = x.contiguous()?;
+    let device = x.device();
+    let x = on_host(x)?;
     let max_uses = reals / 2;
     if let Some(long) = passages.iter().find(|p| p.uses > max_uses) {
         return Err(Error::Size { what: "symbols of a frame", expected: max_uses, got: long.uses });
@@ -174,8 +186,8 @@ pub fn through_channel(x: &Tensor, passages: &[Passage]) -> Result<Estimates> {
             .collect::<candle_core::Result<Vec<_>>>()
     })?;
     Ok(Estimates {
-        symbols: x.apply_op1(Channel { reals, gain, offset })?,
-        reliability: Tensor::from_vec(reliability, (n, max_uses), &Device::Cpu)?,
+        symbols: x.apply_op1(Channel { reals, gain, offset })?.to_device(device)?,
+        reliability: Tensor::from_vec(reliability, (n, max_uses), device)?,
         conditions,
     })
 }

@@ -76,7 +76,7 @@ impl MlpEncoder {
         if conditions.len() != n {
             return Err(Error::Size { what: "conditions", expected: n, got: conditions.len() });
         }
-        let x = Tensor::cat(&[features, &describe(conditions, &self.rates)?], 1)?;
+        let x = Tensor::cat(&[features, &describe(conditions, &self.rates)?.to_device(features.device())?], 1)?;
         let uses: Vec<usize> = conditions.iter().map(|c| c.uses).collect();
         // One token: every symbol is its own.
         frame::to_frame(&self.layers.forward(&x)?.unsqueeze(1)?, &uses)
@@ -110,7 +110,8 @@ impl MlpDecoder {
     pub fn forward(&self, received: &Estimates) -> Result<Tensor> {
         let uses: Vec<usize> = received.conditions.iter().map(|c| c.uses).collect();
         let symbols = frame::to_tokens(&received.symbols, &received.reliability, 1, &uses)?.squeeze(1)?;
-        self.layers.forward(&Tensor::cat(&[&symbols, &describe(&received.conditions, &self.rates)?], 1)?)
+        let conditions = describe(&received.conditions, &self.rates)?.to_device(symbols.device())?;
+        self.layers.forward(&Tensor::cat(&[&symbols, &conditions], 1)?)
     }
 
     /// Parameters and multiply-accumulates for one frame.

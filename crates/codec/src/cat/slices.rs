@@ -31,6 +31,12 @@ pub(super) fn read<R>(
     }
 }
 
+/// The tensor on the CPU and contiguous; gradients find their way back. What simulates frames symbol by symbol works there, wherever the
+/// networks are.
+pub(super) fn on_host(t: &Tensor) -> candle_core::Result<Tensor> {
+    t.to_device(&Device::Cpu)?.contiguous()
+}
+
 /// A CPU tensor that takes over `data`, without history.
 pub(super) fn tensor(data: Vec<f32>, shape: impl Into<Shape>) -> candle_core::Result<Tensor> {
     Tensor::from_vec(data, shape, &Device::Cpu)

@@ -120,6 +120,11 @@ impl Scale {
 
 /// running = (1 - momentum) running + momentum scale batch
 fn move_towards(running: &Buffer, batch: &Tensor, scale: f64) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if batch.device().is_cuda() {
+        let (old, new) = ((1.0 - BN_MOMENTUM) as f32, (BN_MOMENTUM * scale) as f32);
+        return running.set(&crate::cuda::blend(&running.get(), batch, old, new)?);
+    }
     let old = running.get().affine(1.0 - BN_MOMENTUM, 0.0)?;
     running.set(&(old + batch.affine(BN_MOMENTUM * scale, 0.0)?)?)
 }

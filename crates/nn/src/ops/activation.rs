@@ -63,6 +63,7 @@ pub fn activate(x: &Tensor, act: Activation) -> Result<Tensor> {
     if act == Activation::Identity {
         return Ok(x);
     }
+    raw::on_cuda!(x, crate::cuda::activate(&x, act));
     Ok(x.apply_op1(Activate(act))?)
 }
 
@@ -70,6 +71,7 @@ pub fn activate(x: &Tensor, act: Activation) -> Result<Tensor> {
 pub fn add_activate(a: &Tensor, b: &Tensor, act: Activation) -> Result<Tensor> {
     let (a, b) = (raw::prepare(AddActivate::NAME, a)?, raw::prepare(AddActivate::NAME, b)?);
     raw::expect_shape(AddActivate::NAME, "second tensor", &b, a.dims())?;
+    raw::on_cuda!(a, crate::cuda::add_activate(&a, &b, act));
     Ok(a.apply_op2(&b, AddActivate(act))?)
 }
 
@@ -97,7 +99,7 @@ pub fn sum_activate(terms: &[Tensor], act: Activation) -> Result<Tensor> {
                 let (first, a, b) = (first?, a?, b?);
                 raw::expect_shape(Add3::NAME, "second tensor", &a, first.dims())?;
                 raw::expect_shape(Add3::NAME, "third tensor", &b, first.dims())?;
-                sum = first.apply_op3(&a, &b, Add3)?;
+                sum = add3(&first, &a, &b)?;
                 rest = more;
             }
             match rest {
@@ -106,6 +108,11 @@ pub fn sum_activate(terms: &[Tensor], act: Activation) -> Result<Tensor> {
             }
         }
     }
+}
+
+fn add3(a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
+    raw::on_cuda!(a, crate::cuda::add3(a, b, c));
+    Ok(a.apply_op3(b, c, Add3)?)
 }
 
 struct Activate(Activation);

@@ -26,6 +26,7 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     if heads == 0 || !d.is_multiple_of(heads) {
         return Err(Error::Argument { op: NAME, what: format!("{heads} heads do not divide {d} channels") });
     }
+    raw::on_cuda!(qkv, crate::cuda::attention(&qkv, heads));
     Ok(qkv.apply_op1(Attention { n, t, d, heads })?)
 }
 

@@ -21,7 +21,9 @@ pub fn layer_norm(x: &Tensor, gamma: Option<&Tensor>, beta: Option<&Tensor>, eps
         Ok(Some(t))
     };
     let op = |second| LayerNorm { width, eps, second };
-    Ok(match (vector("gamma", gamma)?, vector("beta", beta)?) {
+    let (gamma, beta) = (vector("gamma", gamma)?, vector("beta", beta)?);
+    raw::on_cuda!(x, crate::cuda::layer_norm(&x, gamma.as_ref(), beta.as_ref(), eps, width));
+    Ok(match (gamma, beta) {
         (None, None) => x.apply_op1(op(Second::Gamma))?,
         (Some(gamma), None) => x.apply_op2(&gamma, op(Second::Gamma))?,
         (None, Some(beta)) => x.apply_op2(&beta, op(Second::Beta))?,

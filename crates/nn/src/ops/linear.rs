@@ -16,11 +16,14 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     if w_in != inputs {
         return Err(raw::shape_error(NAME, "weight", format!("[out, {inputs}]"), &w));
     }
+    let b = b.map(|b| raw::prepare(NAME, b)).transpose()?;
+    if let Some(b) = &b {
+        raw::expect_shape(NAME, "bias", b, &[outputs])?;
+    }
+    raw::on_cuda!(x, crate::cuda::linear(&x, &w, b.as_ref()));
     let Some(b) = b else {
         return Ok(x.apply_op2(&w, Linear)?);
     };
-    let b = raw::prepare(NAME, b)?;
-    raw::expect_shape(NAME, "bias", &b, &[outputs])?;
     Ok(x.apply_op3(&w, &b, Linear)?)
 }
 
@@ -35,6 +38,7 @@ pub(crate) fn linear_transposed(x: &Tensor, w_t: &Tensor, b: Option<&Tensor>) ->
     if w_in != inputs {
         return Err(raw::shape_error(NAME, "input", format!("[.., {w_in}]"), &x));
     }
+    raw::on_cuda!(x, crate::cuda::linear(&x, &w_t.t()?.contiguous()?, b));
     let b = b.map(|b| View::new(NAME, b)).transpose()?;
     let (xs, ws) = (View::new(NAME, &x)?, View::new(NAME, w_t)?);
     let y = product(Matrix::new(&xs, rows, inputs), Matrix::new(&ws, inputs, outputs), b.as_deref(), outputs);

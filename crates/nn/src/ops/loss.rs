@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 
 use super::raw::{self, CHUNK, View};
 use super::vectorise::vectorise;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Mean over the n samples of w_i x (- sum_c t_ic log softmax(logits_i)_c), a scalar.
 ///
@@ -23,6 +23,8 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, weights: Option<&Tensor>
     }
     raw::expect_shape(OP, "targets", &t, &[n, classes])?;
     let weights = sample_weights(OP, weights, n)?;
+    raw::on_cuda!(x, crate::cuda::cross_entropy(&x, &t, weights.as_ref()));
+    let weights = weights.map(|w| Ok::<_, Error>(View::new(OP, &w)?.to_vec())).transpose()?;
     let (xs, ts) = (View::new(OP, &x)?, View::new(OP, &t)?);
     let mut grad = vec![0.0f32; n * classes];
     let mut loss = 0.0f64;
@@ -49,6 +51,8 @@ pub fn mse(a: &Tensor, b: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
         }
     };
     let weights = sample_weights(Mse::NAME, weights, n)?;
+    raw::on_cuda!(a, crate::cuda::mse(&a, &b, weights.as_ref()));
+    let weights = weights.map(|w| Ok::<_, Error>(View::new(Mse::NAME, &w)?.to_vec())).transpose()?;
     Ok(a.apply_op2(&b, Mse { weights })?)
 }
 
@@ -63,13 +67,13 @@ struct Mse {
     weights: Option<Vec<f32>>,
 }
 
-fn sample_weights(op: &'static str, weights: Option<&Tensor>, n: usize) -> Result<Option<Vec<f32>>> {
+fn sample_weights(op: &'static str, weights: Option<&Tensor>, n: usize) -> Result<Option<Tensor>> {
     let Some(weights) = weights else {
         return Ok(None);
     };
     let weights = raw::prepare(op, weights)?;
     raw::expect_shape(op, "weights", &weights, &[n])?;
-    Ok(Some(View::new(op, &weights)?.to_vec()))
+    Ok(Some(weights))
 }
 
 /// The loss of one sample; writes scale x (softmax(x) sum(t) - t), `scale` times its gradient.

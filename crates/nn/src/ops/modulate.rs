@@ -13,6 +13,7 @@ pub fn modulate(x: &Tensor, scale_shift: &Tensor) -> Result<Tensor> {
     let (x, c) = (raw::prepare(MODULATE, x)?, raw::prepare(MODULATE, scale_shift)?);
     let tokens = Tokens::of(MODULATE, &x)?;
     raw::expect_shape(MODULATE, "scale and shift", &c, &[tokens.n, 2 * tokens.d])?;
+    raw::on_cuda!(x, crate::cuda::modulate(&x, &c));
     Ok(x.apply_op2(&c, Modulate(tokens))?)
 }
 
@@ -28,6 +29,7 @@ pub fn gated_add(x: &Tensor, branch: &Tensor, gate: &Tensor) -> Result<Tensor> {
     let tokens = Tokens::of(GATED, &x)?;
     raw::expect_shape(GATED, "branch", &b, x.dims())?;
     raw::expect_shape(GATED, "gate", &g, &[tokens.n, tokens.d])?;
+    raw::on_cuda!(x, crate::cuda::gated_add(&x, &b, &g));
     Ok(x.apply_op3(&b, &g, GatedAdd(tokens))?)
 }
 

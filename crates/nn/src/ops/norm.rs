@@ -35,6 +35,9 @@ pub fn batch_norm_train(
 ) -> Result<(Tensor, BatchStats)> {
     let x = raw::prepare(NAME, x)?;
     let (rows, width) = raw::rows_by_last(NAME, "input", &x)?;
+    let gamma_beta = vectors(gamma_beta, width)?;
+    let gamma_beta = gamma_beta.as_ref().map(|(gamma, beta)| (gamma, beta));
+    raw::on_cuda!(x, crate::cuda::batch_norm_train(&x, gamma_beta, eps, act, width));
     let (mean, var) = moments(&View::new(NAME, &x)?, rows, width);
     let stats = BatchStats {
         mean: raw::tensor(mean.iter().map(|v| *v as f32).collect(), &[width])?,
@@ -65,16 +68,28 @@ pub fn batch_norm_eval(
     }
     let x = raw::prepare(NAME, x)?;
     let (_, width) = raw::rows_by_last(NAME, "input", &x)?;
-    let statistics = |what, t: &Tensor| -> Result<Vec<f64>> {
-        let t = raw::prepare(NAME, t)?;
-        raw::expect_shape(NAME, what, &t, &[width])?;
-        Ok(View::new(NAME, &t)?.iter().map(|v| f64::from(*v)).collect())
-    };
-    let op = BatchNorm::new(&statistics("mean", mean)?, &statistics("variance", var)?, eps, act, false);
+    let gamma_beta = vectors(gamma_beta, width)?;
+    let gamma_beta = gamma_beta.as_ref().map(|(gamma, beta)| (gamma, beta));
+    let (mean, var) = (raw::prepare(NAME, mean)?, raw::prepare(NAME, var)?);
+    raw::expect_shape(NAME, "mean", &mean, &[width])?;
+    raw::expect_shape(NAME, "variance", &var, &[width])?;
+    raw::on_cuda!(x, crate::cuda::batch_norm_eval(&x, gamma_beta, &mean, &var, eps, act, width));
+    let statistics =
+        |t: &Tensor| -> Result<Vec<f64>> { Ok(View::new(NAME, t)?.iter().map(|v| f64::from(*v)).collect()) };
+    let op = BatchNorm::new(&statistics(&mean)?, &statistics(&var)?, eps, act, false);
     op.apply(&x, gamma_beta)
 }
 
 const NAME: &str = "batch_norm";
+
+/// Scale and offset, checked.
+fn vectors(gamma_beta: Option<(&Tensor, &Tensor)>, width: usize) -> Result<Option<(Tensor, Tensor)>> {
+    let Some((gamma, beta)) = gamma_beta else { return Ok(None) };
+    let (gamma, beta) = (raw::prepare(NAME, gamma)?, raw::prepare(NAME, beta)?);
+    raw::expect_shape(NAME, "gamma", &gamma, &[width])?;
+    raw::expect_shape(NAME, "beta", &beta, &[width])?;
+    Ok(Some((gamma, beta)))
+}
 
 struct BatchNorm {
     mean: Vec<f32>,
@@ -226,10 +241,7 @@ impl BatchNorm {
         let Some((gamma, beta)) = gamma_beta else {
             return Ok(x.apply_op1(self)?);
         };
-        let (gamma, beta) = (raw::prepare(NAME, gamma)?, raw::prepare(NAME, beta)?);
-        raw::expect_shape(NAME, "gamma", &gamma, &[self.mean.len()])?;
-        raw::expect_shape(NAME, "beta", &beta, &[self.mean.len()])?;
-        Ok(x.apply_op3(&gamma, &beta, self)?)
+        Ok(x.apply_op3(gamma, beta, self)?)
     }
 
     fn line(&self, gamma_beta: Option<(&[f32], &[f32])>) -> Line {

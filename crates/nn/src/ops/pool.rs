@@ -28,6 +28,7 @@ pub fn max_pool2d(x: &Tensor, spec: Pool2dSpec) -> Result<Tensor> {
         return from_channels(&max_pool2d(&as_channels(x)?, spec)?);
     }
     let (x, window) = prepare("max_pool2d", x, spec)?;
+    raw::on_cuda!(x, crate::cuda::max_pool2d(&x, window.there()));
     Ok(x.apply_op1(MaxPool(window))?)
 }
 
@@ -38,6 +39,7 @@ pub fn avg_pool2d(x: &Tensor, spec: Pool2dSpec) -> Result<Tensor> {
         return from_channels(&avg_pool2d(&as_channels(x)?, spec)?);
     }
     let (x, window) = prepare("avg_pool2d", x, spec)?;
+    raw::on_cuda!(x, crate::cuda::avg_pool2d(&x, window.there()));
     Ok(x.apply_op1(AvgPool(window))?)
 }
 
@@ -52,6 +54,7 @@ pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
     if x.rank() != 4 || x.elem_count() == 0 {
         return Err(raw::shape_error(OP, "input", "[n, h, w, c], not empty", &x));
     }
+    raw::on_cuda!(x, crate::cuda::global_avg_pool(&x));
     Ok(x.apply_op1(GlobalAvgPool)?)
 }
 
@@ -92,6 +95,15 @@ fn prepare(op: &'static str, x: &Tensor, spec: Pool2dSpec) -> Result<(Tensor, Wi
 }
 
 impl Window {
+    /// As the GPU's kernels read it.
+    #[cfg(feature = "cuda")]
+    fn there(&self) -> crate::cuda::Window {
+        let Self { spec, n, h, w, c, oh, ow } = *self;
+        let [kernel, stride, padding] = [spec.kernel, spec.stride, spec.padding].map(|v| v as i32);
+        let [n, h, w, c, oh, ow] = [n, h, w, c, oh, ow].map(|v| v as i32);
+        crate::cuda::Window { kernel, stride, padding, n, h, w, c, oh, ow }
+    }
+
     /// Rows (or columns) inside the image, of `len`, of the window number `o`.
     #[inline(always)]
     fn inside(&self, o: usize, len: usize) -> std::ops::Range<usize> {

@@ -13,17 +13,28 @@ use crate::{Error, Result};
 /// cost of handing a chunk to a thread does not show. Fixed, so that the order of summation is the same on every machine.
 pub(crate) const CHUNK: usize = 16 * 1024;
 
-/// The tensor in row-major order on the CPU in f32, or an error naming the operator. Keeps the autograd history.
+/// The tensor in row-major order in f32, on the CPU or, with the feature `cuda`, on a GPU, or an error naming the operator. Keeps the autograd history.
 pub(crate) fn prepare(op: &'static str, t: &Tensor) -> Result<Tensor> {
     if t.dtype() != DType::F32 {
         return Err(Error::Dtype { op, got: t.dtype() });
     }
-    if !matches!(t.device(), Device::Cpu) {
+    if !(matches!(t.device(), Device::Cpu) || cfg!(feature = "cuda") && t.device().is_cuda()) {
         let device = format!("{:?}", t.device().location());
         return Err(Error::Device { op, device });
     }
     Ok(t.contiguous()?)
 }
+
+/// Leaves an operator with the result of its CUDA version where the tensor is on a GPU.
+macro_rules! on_cuda {
+    ($t:expr, $call:expr) => {
+        #[cfg(feature = "cuda")]
+        if $t.device().is_cuda() {
+            return $call;
+        }
+    };
+}
+pub(crate) use on_cuda;
 
 /// A shape error in words.
 pub(crate) fn shape_error(op: &'static str, what: &'static str, expected: impl Into<String>, t: &Tensor) -> Error {

@@ -12,6 +12,7 @@ use crate::runtime::shares_work;
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
     let x = raw::prepare(NAME, x)?;
     let (_, width) = raw::rows_by_last(NAME, "input", &x)?;
+    raw::on_cuda!(x, crate::cuda::softmax(&x, width));
     Ok(x.apply_op1(Softmax { width })?)
 }
 

@@ -57,9 +57,9 @@ impl AdamW {
     /// An optimiser of `vars`, as [`crate::Params::vars`] gives them.
     ///
     /// # Errors
-    /// A variable that is not f32 on the CPU.
+    /// A variable that is not f32, or on a device that the build does not serve.
     pub fn new(vars: Vec<(String, Var)>, config: AdamWConfig) -> Result<Self> {
-        Ok(Self { config, slots: Slots::new(vars, ["mean", "mean_square"])? })
+        Ok(Self { config, slots: Slots::new(vars, ["mean", "mean_square"], config.decay_vectors)? })
     }
 
     /// Steps done so far, those before a resume included.
@@ -92,6 +92,15 @@ impl Optimizer for AdamW {
             eps: eps as f32,
         };
         let vars = self.slots.vars.clone();
+        #[cfg(feature = "cuda")]
+        if let Some(there) = &mut self.slots.there {
+            let grads = grad::all(&vars, grads)?;
+            let Factors { keep, new_mean, beta2, new_square, step, inv_root, eps } = factors(weight_decay);
+            let k = crate::cuda::AdamWFactors { keep, new_mean, beta2, new_square, step, inv_root, eps };
+            there.adamw(vars.iter().map(|(_, var)| var.as_tensor()), grads.iter().map(|(_, grad)| grad), &k)?;
+            self.slots.steps += 1;
+            return Ok(());
+        }
         for (i, (_, grad)) in grad::all(&vars, grads)?.iter().enumerate() {
             self.slots.update(i, grad, |is_vector, w, g, [m, v]| {
                 let decay = if is_vector && !decay_vectors { 0.0 } else { weight_decay };

@@ -4,6 +4,7 @@
 //! the network. The updates are those of PyTorch, in the same order of operations.
 
 mod adamw;
+mod average;
 mod sgd;
 mod slots;
 
@@ -13,6 +14,7 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use average::Average;
 pub use sgd::{Sgd, SgdConfig};
 
 use crate::Result;

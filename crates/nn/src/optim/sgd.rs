@@ -41,9 +41,9 @@ impl Sgd {
     /// An optimiser of `vars`, as [`crate::Params::vars`] gives them.
     ///
     /// # Errors
-    /// A variable that is not f32 on the CPU.
+    /// A variable that is not f32, or on a device that the build does not serve.
     pub fn new(vars: Vec<(String, Var)>, config: SgdConfig) -> Result<Self> {
-        Ok(Self { config, slots: Slots::new(vars, ["momentum"])? })
+        Ok(Self { config, slots: Slots::new(vars, ["momentum"], config.decay_vectors)? })
     }
 
     /// Steps done so far, those before a resume included.
@@ -68,6 +68,15 @@ impl Optimizer for Sgd {
     fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()> {
         let SgdConfig { momentum, nesterov, weight_decay, decay_vectors } = self.config;
         let vars = self.slots.vars.clone();
+        #[cfg(feature = "cuda")]
+        if let Some(there) = &mut self.slots.there {
+            let grads = grad::all(&vars, grads)?;
+            let factors = [momentum as f32, weight_decay as f32, lr as f32];
+            let weights = vars.iter().map(|(_, var)| var.as_tensor());
+            there.sgd(weights, grads.iter().map(|(_, grad)| grad), factors, nesterov)?;
+            self.slots.steps += 1;
+            return Ok(());
+        }
         for (i, (_, grad)) in grad::all(&vars, grads)?.iter().enumerate() {
             self.slots.update(i, grad, |is_vector, w, g, [m]| {
                 let decay = if is_vector && !decay_vectors { 0.0 } else { weight_decay };

@@ -18,17 +18,36 @@ pub(super) struct Slots<const K: usize> {
     pub(super) vars: Vec<(String, Var)>,
     names: [&'static str; K],
     data: Vec<[Vec<f32>; K]>,
+    /// Instead of `data`, where the variables are on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) there: Option<crate::cuda::Many<K>>,
     pub(super) steps: usize,
 }
 
 impl<const K: usize> Slots<K> {
-    /// Zero vectors for each variable.
-    pub(super) fn new(vars: Vec<(String, Var)>, names: [&'static str; K]) -> Result<Self> {
+    /// Zero vectors for each variable. `decay_vectors`: variables of rank 0 and 1 decay too.
+    pub(super) fn new(vars: Vec<(String, Var)>, names: [&'static str; K], decay_vectors: bool) -> Result<Self> {
         for (_, var) in &vars {
             raw::prepare("optimizer", var)?;
         }
+        #[cfg(feature = "cuda")]
+        if let Some((_, first)) = vars.first().filter(|(_, var)| var.device().is_cuda()) {
+            let shapes = vars.iter().map(|(_, var)| var.dims().to_vec()).collect();
+            let decays: Vec<bool> = vars.iter().map(|(_, var)| decay_vectors || var.rank() > 1).collect();
+            let there = Some(crate::cuda::Many::new(first, shapes, &decays)?);
+            return Ok(Self { vars, names, data: Vec::new(), there, steps: 0 });
+        }
+        #[cfg(not(feature = "cuda"))]
+        let _ = decay_vectors;
         let data = vars.iter().map(|(_, var)| std::array::from_fn(|_| vec![0.0; var.elem_count()])).collect();
-        Ok(Self { vars, names, data, steps: 0 })
+        Ok(Self {
+            vars,
+            names,
+            data,
+            #[cfg(feature = "cuda")]
+            there: None,
+            steps: 0,
+        })
     }
 
     /// Calls `update(is_vector, weights, gradient, slots)` for every chunk of variable number `i`; `is_vector` is true for
@@ -51,6 +70,14 @@ impl<const K: usize> Slots<K> {
 
     pub(super) fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut state = BTreeMap::new();
+        #[cfg(feature = "cuda")]
+        if let Some(there) = &self.there {
+            for (i, slot) in self.names.iter().enumerate() {
+                for ((name, _), value) in self.vars.iter().zip(there.slot(i)?) {
+                    state.insert(format!("{slot}.{name}"), value.to_device(&Device::Cpu)?);
+                }
+            }
+        }
         for ((name, var), slots) in self.vars.iter().zip(&self.data) {
             for (slot, data) in self.names.iter().zip(slots) {
                 state.insert(format!("{slot}.{name}"), raw::tensor(data.clone(), var.dims())?);
@@ -70,7 +97,7 @@ impl<const K: usize> Slots<K> {
             let mut slots: [Vec<f32>; K] = std::array::from_fn(|_| Vec::new());
             for (slot, data) in self.names.iter().zip(&mut slots) {
                 let name = format!("{slot}.{name}");
-                let t = raw::prepare("optimizer", get(&name)?)?;
+                let t = raw::prepare("optimizer", &get(&name)?.to_device(&Device::Cpu)?)?;
                 if t.dims() != var.dims() {
                     return Err(bad(format!("{name} has shape {:?}, expected {:?}", t.dims(), var.dims())));
                 }
@@ -82,8 +109,16 @@ impl<const K: usize> Slots<K> {
         if state.len() != expected {
             return Err(bad(format!("{} tensors, expected {expected} for {} variables", state.len(), self.vars.len())));
         }
-        self.data = all;
         self.steps = steps;
+        #[cfg(feature = "cuda")]
+        if let Some(there) = &mut self.there {
+            for slot in 0..K {
+                let values = all.iter().map(|slots| Ok(Tensor::new(slots[slot].as_slice(), &Device::Cpu)?));
+                there.set_slot(slot, &values.collect::<Result<Vec<_>>>()?)?;
+            }
+            return Ok(());
+        }
+        self.data = all;
         Ok(())
     }
 }

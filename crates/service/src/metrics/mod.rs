@@ -5,6 +5,7 @@
 //! looked up beforehand, wherever their values are known then. `docs/METRICS.md` lists every name; tests compare it with what is registered.
 
 pub mod buckets;
+mod check;
 mod document;
 mod http;
 mod outcomes;
@@ -49,6 +50,10 @@ pub struct MetricsArgs {
     /// Address to serve Prometheus metrics (/metrics) and readiness (/healthz) on, over plain HTTP; off unless given.
     #[arg(long, env = "SEMLINK_METRICS", value_name = "ADDR")]
     pub metrics: Option<String>,
+
+    /// Starts nothing: asks the service that runs with the same --metrics whether it serves, and exits with 0 or 1
+    #[arg(long)]
+    pub check_health: bool,
 }
 
 /// The metrics of one service; cheap to clone.
@@ -248,7 +253,7 @@ mod tests {
     fn an_address_beyond_loopback_must_be_wanted() {
         let told = |address: &str, plaintext| {
             let mut problems = Problems::new();
-            MetricsArgs { metrics: Some(address.to_owned()) }.check(&mut problems, plaintext);
+            MetricsArgs { metrics: Some(address.to_owned()), ..MetricsArgs::default() }.check(&mut problems, plaintext);
             problems.finish(Some(())).err().map(|error| error.to_string()).unwrap_or_default()
         };
         for address in ["127.0.0.1:9464", "127.9.9.9:1", "[::1]:9464", "localhost:9464"] {

@@ -1,6 +1,6 @@
 //! The channel codec of a run: CAT, or the plain networks that it is compared with.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use semlink_codec::{
     CatDecoder, CatEncoder, Classifier, Condition, Cost, DecoderNetwork, EncoderNetwork, Estimates, MlpDecoder,
     MlpEncoder,
@@ -21,6 +21,7 @@ pub(crate) struct Codec {
     classifier: Classifier,
     conditioned: bool,
     rates: Vec<usize>,
+    device: Device,
 }
 
 enum Halves {
@@ -51,6 +52,7 @@ impl Codec {
             classifier: Classifier::new(&params.sub(classifier), features, classes)?,
             conditioned: robust.conditioned,
             rates: cat.rates.clone(),
+            device: params.device().clone(),
         })
     }
 
@@ -102,7 +104,8 @@ impl Codec {
     }
 
     /// Received frames to features \[n, features\] and logits \[n, classes\].
-    pub(crate) fn decode(&self, mut received: Estimates) -> Result<(Tensor, Tensor)> {
+    pub(crate) fn decode(&self, received: Estimates) -> Result<(Tensor, Tensor)> {
+        let mut received = received.to_device(&self.device)?;
         received.conditions.iter_mut().for_each(|c| *c = self.told(c));
         let features = match &self.halves {
             Halves::Cat(both) => both.1.forward(&received)?,

@@ -18,13 +18,30 @@ pub(crate) struct Frames {
     classes: usize,
     images_per_frame: usize,
     seed: u64,
+    device: Device,
+    /// The views on a GPU.
+    there: Vec<Tensor>,
 }
 
 impl Frames {
     /// Frames of `images_per_frame` images each; `seed` pairs them.
     pub(crate) fn new(views: Vec<Vec<f32>>, labels: &[u8], classes: usize, images_per_frame: usize, seed: u64) -> Self {
         let len = views.first().map_or(0, |rows| rows.len() / labels.len().max(1));
-        Self { views, labels: labels.to_vec(), len, classes, images_per_frame, seed }
+        let (labels, device) = (labels.to_vec(), Device::Cpu);
+        Self { views, labels, len, classes, images_per_frame, seed, device, there: Vec::new() }
+    }
+
+    /// The same for networks on this device.
+    ///
+    /// # Errors
+    /// It has no room.
+    pub(crate) fn on(mut self, device: &Device) -> Result<Self> {
+        self.device = device.clone();
+        if !device.is_cpu() {
+            let upload = |rows: &Vec<f32>| Tensor::from_slice(rows, (self.labels.len(), self.len), device);
+            self.there = self.views.iter().map(upload).collect::<candle_core::Result<_>>()?;
+        }
+        Ok(self)
     }
 
     /// One for each image.
@@ -47,6 +64,13 @@ impl Frames {
 
     /// Features \[n, images x features\] of frames in a view.
     pub(crate) fn features(&self, view: usize, members: &[Vec<usize>]) -> Result<Tensor> {
+        if let Some(rows) = self.there.get(view) {
+            let parts = members.iter().map(|images| {
+                let images: Vec<u32> = images.iter().map(|i| *i as u32).collect();
+                rows.index_select(&Tensor::new(images, &self.device)?, 0)
+            });
+            return Ok(Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 1)?);
+        }
         let rows = &self.views[view];
         let parts = members.iter().map(|images| {
             let values: Vec<f32> =
@@ -80,7 +104,7 @@ impl Frames {
         for (row, class) in targets.chunks_exact_mut(classes).zip(frames) {
             row[usize::from(*class)] = 1.0;
         }
-        Ok(Tensor::from_vec(targets, (frames.len(), classes), &Device::Cpu)?)
+        Ok(Tensor::from_vec(targets, (frames.len(), classes), &self.device)?)
     }
 
     /// Share of frames that logits \[n, classes\] of single images decide rightly, all images of a frame together.
@@ -89,7 +113,7 @@ impl Frames {
         let members = self.members(0, &all);
         let parts = members.iter().map(|images| {
             let rows: Vec<u32> = images.iter().map(|i| *i as u32).collect();
-            Ok(logits.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?)
+            Ok(logits.index_select(&Tensor::new(rows, logits.device())?, 0)?)
         });
         accuracy(&joint(&parts.collect::<Result<Vec<_>>>()?)?, &self.labels(&members))
     }

@@ -98,7 +98,7 @@ impl Objective for Task<'_> {
         let (decoded, logits) = self.codec.decode(through_channel(&sent, &passages)?)?;
         let shares = teacher_shares(config.teacher_energy_db, &passages);
         let weights = |of: &dyn Fn(f32) -> f32| {
-            Tensor::from_vec(shares.iter().map(|w| of(*w)).collect::<Vec<f32>>(), shares.len(), &Device::Cpu)
+            Tensor::from_vec(shares.iter().map(|w| of(*w)).collect::<Vec<f32>>(), shares.len(), &self.context.device)
         };
         let teacher = weights(&|w| w)?;
         let (logit_weight, task_weight) = (config.logit_weight as f32, config.task_weight as f32);
@@ -119,7 +119,7 @@ impl Objective for Task<'_> {
         let frames = match &self.student {
             None => self.validation,
             Some(_) => {
-                split = self.context.data()?.validation.first(VALIDATION_FRAMES);
+                split = self.context.data()?.validation.first(VALIDATION_FRAMES)?;
                 fresh = frames_of(recipe, &split, &student_net(self.context, weights)?)?;
                 &fresh
             }
@@ -205,7 +205,8 @@ pub(crate) fn student_net(context: &Context, params: &Params) -> Result<StudentN
 /// What frames of validation or test images carry.
 pub(crate) fn frames_of(recipe: &Recipe, split: &Split, student: &StudentNet) -> Result<Frames> {
     let features = split.map(|images| Ok(student.forward(images, Mode::Eval)?))?.flatten_all()?.to_vec1()?;
-    Ok(Frames::new(vec![features], split.labels(), recipe.classes(), recipe.robust.images_per_frame, PAIRING_SEED))
+    Frames::new(vec![features], split.labels(), recipe.classes(), recipe.robust.images_per_frame, PAIRING_SEED)
+        .on(split.device())
 }
 
 /// The share of frames that the student of stage 1 decides rightly with its own classifier.
@@ -219,7 +220,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     let cache = Cache::load(context)?;
     let new_frames = |views| {
         let per_frame = recipe.robust.images_per_frame;
-        Frames::new(views, data.train.labels(), recipe.classes(), per_frame, PAIRING_SEED)
+        Frames::new(views, data.train.labels(), recipe.classes(), per_frame, PAIRING_SEED).on(&context.device)
     };
     let mut job = context.job(Stage::Robust, recipe.robust.fit);
     let student = match recipe.robust.joint {
@@ -229,7 +230,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     let tensors = match &student {
         None => BTreeMap::new(),
         Some(_) => {
-            let file = checkpoint::load(&context.need(distill::FILE, "distill")?, &Device::Cpu)?;
+            let file = checkpoint::load(&context.need(distill::FILE, "distill")?, &context.device)?;
             let prefix = format!("{}.", Student::ENCODER);
             file.tensors.into_iter().filter(|(name, _)| name.starts_with(&prefix)).collect()
         }
@@ -238,8 +239,8 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         (Some(student), None) => distill::views(context, &student.encoder)?,
         _ => Vec::new(),
     };
-    let frames = new_frames(views);
-    let split = data.validation.first(VALIDATION_FRAMES);
+    let frames = new_frames(views)?;
+    let split = data.validation.first(VALIDATION_FRAMES)?;
     let (validation, clean) = match &student {
         Some(student) => {
             let frames = frames_of(recipe, &split, &student.encoder)?;
@@ -247,7 +248,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
             (frames, clean)
         }
         // Any value does: it shifts all epochs' gaps alike.
-        None => (new_frames(Vec::new()), 1.0),
+        None => (new_frames(Vec::new())?, 1.0),
     };
     let grid = grid(recipe, clean, frames.classes())?;
     match (&student, recipe.robust.joint) {

@@ -1,6 +1,6 @@
 //! A baseline without code: the leading principal components of the features are sent as they are.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use nalgebra::{DMatrix, SymmetricEigen};
 use semlink_codec::{Condition, Estimates};
 use semlink_nn::{Buffer, Params};
@@ -48,9 +48,13 @@ impl Uncoded {
         order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
         let basis =
             order.iter().flat_map(|i| eigen.eigenvectors.column(*i).iter().map(|x| *x as f32).collect::<Vec<_>>());
-        self.basis.set(&Tensor::from_vec(basis.collect::<Vec<f32>>(), (features, features), &Device::Cpu)?)?;
+        self.basis.set(&Tensor::from_vec(
+            basis.collect::<Vec<f32>>(),
+            (features, features),
+            self.basis.get().device(),
+        )?)?;
         let mean: Vec<f32> = mean.iter().map(|m| *m as f32).collect();
-        self.mean.set(&Tensor::from_vec(mean, (1, features), &Device::Cpu)?)?;
+        self.mean.set(&Tensor::from_vec(mean, (1, features), self.mean.get().device())?)?;
         Ok(())
     }
 
@@ -65,7 +69,7 @@ impl Uncoded {
             let scale = 1.0 / power.sqrt().max(1e-9);
             sent.iter_mut().for_each(|x| *x *= scale);
         }
-        Ok(Tensor::from_vec(frames, (conditions.len(), 2 * self.max_uses), &Device::Cpu)?)
+        Ok(Tensor::from_vec(frames, (conditions.len(), 2 * self.max_uses), features.device())?)
     }
 
     /// Estimates of frames to features but for their scale, which stays at the transmitter: repetitions averaged, missing components zero.
@@ -81,12 +85,14 @@ impl Uncoded {
             }
             out.iter_mut().zip(&counts).for_each(|(sum, count)| *sum /= count.max(1.0));
         }
-        Ok(Tensor::from_vec(components, (symbols.len(), len), &Device::Cpu)?.matmul(&basis)?)
+        Ok(Tensor::from_vec(components, (symbols.len(), len), basis.device())?.matmul(&basis)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     fn condition(uses: usize) -> Condition {

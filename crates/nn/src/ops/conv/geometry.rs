@@ -30,21 +30,21 @@ impl Conv2dSpec {
 
 /// A checked convolution: x [n, h, w, cin] * w [kh, kw, cin / groups, cout] -> [n, ho, wo, cout].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Geometry {
-    pub(super) n: usize,
-    pub(super) h: usize,
-    pub(super) w: usize,
-    pub(super) cin: usize,
-    pub(super) kh: usize,
-    pub(super) kw: usize,
-    pub(super) cout: usize,
-    pub(super) ho: usize,
-    pub(super) wo: usize,
-    pub(super) spec: Conv2dSpec,
+pub(crate) struct Geometry {
+    pub(crate) n: usize,
+    pub(crate) h: usize,
+    pub(crate) w: usize,
+    pub(crate) cin: usize,
+    pub(crate) kh: usize,
+    pub(crate) kw: usize,
+    pub(crate) cout: usize,
+    pub(crate) ho: usize,
+    pub(crate) wo: usize,
+    pub(crate) spec: Conv2dSpec,
 }
 
 impl Geometry {
-    pub(super) fn new(x: &[usize], w: &[usize], spec: Conv2dSpec) -> Result<Self> {
+    pub(crate) fn new(x: &[usize], w: &[usize], spec: Conv2dSpec) -> Result<Self> {
         let fail = |why: String| {
             Err(Error::Argument { op: "conv2d", what: format!("input {x:?}, weight {w:?}, {spec:?}: {why}") })
         };
@@ -69,27 +69,27 @@ impl Geometry {
     }
 
     /// One input channel to each output channel: [`super::depthwise`] instead of [`super::dense`].
-    pub(super) fn is_depthwise(&self) -> bool {
+    pub(crate) fn is_depthwise(&self) -> bool {
         self.spec.groups == self.cin && self.cout == self.cin && self.cin > 1
     }
 
-    pub(super) fn cin_per_group(&self) -> usize {
+    pub(crate) fn cin_per_group(&self) -> usize {
         self.cin / self.spec.groups
     }
 
-    pub(super) fn cout_per_group(&self) -> usize {
+    pub(crate) fn cout_per_group(&self) -> usize {
         self.cout / self.spec.groups
     }
 
-    pub(super) fn x_len(&self) -> usize {
+    pub(crate) fn x_len(&self) -> usize {
         self.h * self.w * self.cin
     }
 
-    pub(super) fn y_len(&self) -> usize {
+    pub(crate) fn y_len(&self) -> usize {
         self.ho * self.wo * self.cout
     }
 
-    pub(super) fn w_len(&self) -> usize {
+    pub(crate) fn w_len(&self) -> usize {
         self.kh * self.kw * self.cin_per_group() * self.cout
     }
 

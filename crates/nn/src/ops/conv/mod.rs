@@ -14,6 +14,8 @@ use super::{Activation, activate, raw};
 use crate::Result;
 
 pub use geometry::Conv2dSpec;
+#[cfg(feature = "cuda")]
+pub(crate) use geometry::Geometry as ConvGeometry;
 
 const OP: &str = "conv2d";
 
@@ -27,6 +29,7 @@ const OP: &str = "conv2d";
 pub fn conv2d(x: &Tensor, w: &Tensor, spec: Conv2dSpec) -> Result<Tensor> {
     let (x, w) = (raw::prepare(OP, x)?, raw::prepare(OP, w)?);
     let g = Geometry::new(x.dims(), w.dims(), spec)?;
+    raw::on_cuda!(x, crate::cuda::conv2d(&x, &w, g));
     Ok(x.apply_op2(&w, Convolution { g })?)
 }
 
@@ -60,11 +63,17 @@ pub fn conv2d_bias_act(
     let (x, w) = (raw::prepare(OP, x)?, raw::prepare(OP, w)?);
     let images_last = is_images_last(&x);
     let g = Geometry::new(if images_last { &x.dims()[..4] } else { x.dims() }, w.dims(), spec)?;
+    if let Some(bias) = bias {
+        raw::expect_shape(OP, "bias", bias, &[g.cout])?;
+    }
+    raw::on_cuda!(x, {
+        let bias = bias.map(|bias| raw::prepare(OP, bias)).transpose()?;
+        crate::cuda::conv2d_fused(&x, &w, bias.as_ref(), clamp, g)
+    });
     let fused = Fused { g, clamp, images_last };
     Ok(match bias {
         Some(bias) => {
             let bias = raw::prepare(OP, bias)?;
-            raw::expect_shape(OP, "bias", &bias, &[g.cout])?;
             x.apply_op3_no_bwd(&w, &bias, &fused)?
         }
         None => x.apply_op2_no_bwd(&w, &fused)?,

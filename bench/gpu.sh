@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Builds with CUDA, checks every operator on the GPU against the CPU, and measures the rows of bench/results/gpu.json.
+#   bench/gpu.sh [--data DIR] [--python PYTHON] [--only steps|supernet|recipe]
+# Needs a GPU of compute capability 8.0 or more with its driver, the toolkit (bench/cuda-toolkit.sh or an installed one), images of Fashion-MNIST
+# for the recipe, and for the peers a Python with PyTorch that sees the GPU.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if ! command -v nvcc >/dev/null; then
+    eval "$(bench/cuda-toolkit.sh)"
+fi
+export LD_LIBRARY_PATH="${CUDA_HOME:-/usr/local/cuda}/lib:${CUDA_HOME:-/usr/local/cuda}/lib64:${LD_LIBRARY_PATH:-}"
+# Packages are named together each time: another choice changes features of dependencies, and the kernels of candle (minutes) are compiled anew.
+build=(--release -p semlink-nn -p semlink-bench --features semlink-bench/cuda --target-dir target/cuda)
+cargo test "${build[@]}" --test cuda -- --nocapture
+cargo build "${build[@]}"
+target/cuda/release/semlink-bench gpu "$@"
+target/cuda/release/semlink-bench render
