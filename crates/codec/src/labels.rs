@@ -135,7 +135,9 @@ impl Labels {
     /// # Errors
     /// What is wrong with it.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let file = checkpoint::from_bytes(bytes, &Device::Cpu).map_err(|e| e.to_string())?;
+        // A backtrace may follow the first line.
+        let first_line = |e: semlink_nn::Error| e.to_string().lines().next().unwrap_or_default().to_owned();
+        let file = checkpoint::from_bytes(bytes, &Device::Cpu).map_err(first_line)?;
         let text = |key: &str| file.metadata.get(key).ok_or_else(|| format!("no file of labels: {key} is missing"));
         let format = text("format")?;
         if format != FORMAT {

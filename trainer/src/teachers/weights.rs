@@ -37,6 +37,8 @@ impl Weights {
     pub(super) fn open(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let file = checkpoint::load(path, &Device::Cpu).map_err(|e| match e {
             semlink_nn::Error::Checkpoint { path, what } => {
+                // A backtrace may follow the first line.
+                let what = what.lines().next().unwrap_or_default();
                 Error::Teacher { path, what: format!("{what}; a file cut short on its way? fetch it again") }
             }
             other => other.into(),

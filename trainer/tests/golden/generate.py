@@ -139,8 +139,6 @@ def clip():
         with torch.no_grad():
             out = model(pixel_values=torch.zeros(1, 3, 24, 24), input_ids=ids)
         texts.append({"text": text, "ids": ids[0].tolist(), "text_embeds": flat(out.text_embeds)})
-    # In the old configurations of published checkpoints: the state of the largest id.
-    model.text_model.config.eos_token_id = 2
     return {"images": images, "texts": texts, "logit_scale": float(model.logit_scale.detach().exp())}
 
 
