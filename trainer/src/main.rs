@@ -30,6 +30,7 @@ Exit status: 0 done, 2 wrong usage, 64 wrong recipe, 1 anything else.";
 const RUN_HELP: &str = "\
 Stages, in order, and what they write into the run's folder:
   teacher   trains a large classifier, or takes the one that the recipe names   teacher.safetensors
+            of a pretrained one, trains a classifier alone                      probe.json
   cache     the teacher's outputs for augmented views of the training images    cache.safetensors
   search    KDL-DARTS: the student's cells, if the recipe searches them           genotype.json, search.json, .svg
   distill   stage 1: the student learns the teacher's features                  student.safetensors
