@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds with CUDA, checks every operator on the GPU against the CPU, and measures the rows of bench/results/gpu.json.
-#   bench/gpu.sh [--data DIR] [--python PYTHON] [--only steps|supernet|recipe]
+#   bench/gpu.sh [--data DIR] [--python PYTHON] [--only steps|supernet|features|recipe]
 # Needs a GPU of compute capability 8.0 or more with its driver, the toolkit (bench/cuda-toolkit.sh or an installed one), images of Fashion-MNIST
-# for the recipe, and for the peers a Python with PyTorch that sees the GPU.
+# for the recipe, and for the peers a Python with PyTorch that sees the GPU, and transformers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if ! command -v nvcc >/dev/null; then

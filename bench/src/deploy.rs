@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_timestamp_is_read_to_the_microsecond() {
-        assert!((seconds_of_day("2026-11-27T01:02:03.250001Z").expect("a time") - 3723.250_001).abs() < 1e-9);
+        assert!((seconds_of_day("2026-11-27T01:02:03.250001Z").expect("a time") - 3_723.250_001).abs() < 1e-9);
         assert!(seconds_of_day("yesterday").is_none());
     }
 }

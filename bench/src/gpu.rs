@@ -9,6 +9,8 @@ use candle_core::Device;
 use clap::{Args, ValueEnum};
 use semlink_nn::{DeviceChoice, runtime};
 use semlink_trainer::recipe::{Recipe, StudentSpec};
+use semlink_trainer::teachers::Precision;
+use semlink_trainer::teachers::timing::{self, Timing};
 use semlink_trainer::testing::SupernetStep;
 use semlink_trainer::{Context, Stage};
 use serde_json::{Value, json};
@@ -45,6 +47,8 @@ pub(crate) enum Part {
     Steps,
     /// A step of the search's mixed network, batch 256.
     Supernet,
+    /// Features of a CLIP ViT-B/32, as stage cache computes them.
+    Features,
     /// recipes/fashion-mnist-large.toml from images to bundle.
     Recipe,
 }
@@ -69,6 +73,9 @@ pub(crate) fn run(python: &Path, options: &Options) -> Result<()> {
     if wanted(Part::Supernet) {
         supernet(python, &device)?;
     }
+    if wanted(Part::Features) {
+        features(python, options, &device)?;
+    }
     if wanted(Part::Recipe) {
         runtime::on_pool(|| recipe(options, &device))?;
     }
@@ -81,6 +88,7 @@ fn unmeasured() -> Vec<Row> {
         students().map(|(size, _)| (step_row(size), "ratio", "lower", json!(1.5), json!(0.8), "gpu --only steps"));
     let others = [
         (SUPERNET, "ratio", "lower", json!(1.5), json!(0.8), "gpu --only supernet"),
+        (FEATURES, "ratio", "higher", json!(0.7), json!(1.0), "gpu --only features"),
         (SEARCH, "min", "lower", json!(15), json!(3), RECIPE_COMMAND),
         (WHOLE, "min", "lower", json!(30), json!(6), RECIPE_COMMAND),
         (BUSY, "%", "higher", json!(80), json!(95), RECIPE_COMMAND),
@@ -98,6 +106,7 @@ fn unmeasured() -> Vec<Row> {
 
 const RECIPE_COMMAND: &str = "gpu --only recipe";
 const SUPERNET: &str = "supernet step on the GPU (weights and architecture), over PyTorch eager with cuDNN";
+const FEATURES: &str = "CLIP ViT-B/32 feature caching on the GPU, images per second over PyTorch";
 const SEARCH: &str = "supernet search for Fashion-MNIST on the GPU";
 const WHOLE: &str = "the whole recipe on the GPU, from images to bundle";
 const BUSY: &str = "GPU busy while teacher, search and distillation train (share of time with a kernel running)";
@@ -184,6 +193,39 @@ fn supernet(python: &Path, device: &Device) -> Result<()> {
     row.peer = answer["peer"].as_str().map(str::to_owned);
     row.note =
         format!("{ours:.1} ms against {theirs:.1} ms; {params} parameters, batch {batch}, 28x28x1, both in TF32");
+    record(TOPIC, vec![row])
+}
+
+/// In all that the GPU serves; the row's value is that of TF32, which runs compute in.
+fn features(python: &Path, options: &Options, device: &Device) -> Result<()> {
+    let timing = Timing { batch: 256, side: 32, batches: 4, rounds: 5, precision: Precision::F32 };
+    let mut row = row(FEATURES, f64::NAN, "ratio", "higher", json!(0.7), json!(1.0), "gpu --only features");
+    let mut notes = Vec::new();
+    for (name, precision) in [("tf32", Precision::F32), ("bf16", Precision::Bf16), ("f32", Precision::F32)] {
+        set_tf32(name == "tf32");
+        let ours = timing::clip_base_32(device, &Timing { precision, ..timing })?;
+        let (gpu, batch, side) = (options.device.to_string(), timing.batch.to_string(), timing.side.to_string());
+        let arguments = ["--device", &gpu, "--precision", name, "--batch", &batch, "--side", &side].map(str::to_owned);
+        let answer = peer(python, "clip_features.py", &arguments)?;
+        ensure!(
+            answer["params"] == json!(ours.params),
+            "the peer's tower has {} parameters, ours {}",
+            answer["params"],
+            ours.params
+        );
+        let rate = |key: &str| answer[key].as_f64().with_context(|| format!("the peer gave no {key}"));
+        let (theirs, tower) = (rate("images_per_second")?, rate("tower_images_per_second")?);
+        if name == "tf32" {
+            row.value = Some(ours.caching / theirs);
+        }
+        row.peer = answer["peer"].as_str().map(str::to_owned);
+        notes.push(format!(
+            "{name}: {:.0} against {theirs:.0} images per second from 8-bit pixels to features in memory, {:.0} against {tower:.0} of the tower alone",
+            ours.caching, ours.tower
+        ));
+    }
+    row.note =
+        format!("batch {}, {side}x{side}x3 to 224x224x3; {}", timing.batch, notes.join("; "), side = timing.side);
     record(TOPIC, vec![row])
 }
 

@@ -232,7 +232,7 @@ fn compare(arms: &[Arm]) -> Result<()> {
 /// Parameters of the shipped teacher, its classifier included.
 fn teacher_params() -> Result<usize> {
     let recipe = Recipe::read(&root().join("recipes/fashion-mnist.toml"), &[])?;
-    let network = &recipe.teacher.network;
+    let network = recipe.teacher.network.as_ref().context("the shipped recipe trains its teacher")?;
     let channels = recipe.data.mean.len();
     Ok((network.cost(28, 28, channels) + Classifier::cost(network.features, recipe.classes())).params)
 }

@@ -2,10 +2,10 @@
 //! one to the next one by one.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use semlink_channel::pilots::Estimator;
-use semlink_codec::DecoderHalf;
+use semlink_codec::{DecoderHalf, Labels};
 use semlink_service::Drain;
 use semlink_service::batch::Limits;
 use semlink_service::metrics::{BatchMetrics, BundleMetrics};
@@ -23,6 +23,8 @@ const ID_SHOWN: usize = 80;
 #[derive(Debug)]
 pub(crate) struct Codec {
     pub(crate) id: String,
+    /// To give it other labels.
+    half: DecoderHalf,
     pub(crate) checker: Checker,
     pub(crate) model: Model,
 }
@@ -44,6 +46,8 @@ pub(crate) struct Codecs {
     settings: Settings,
     metrics: ReceiverMetrics,
     bundle_metrics: BundleMetrics,
+    /// What is decided among instead of the bundles' classes. Locked while codecs change, so that none comes in with other labels than the rest.
+    labels: Mutex<Option<Labels>>,
     /// Of each bundle, the newest first.
     held: RwLock<Vec<Vec<Arc<Codec>>>>,
 }
@@ -53,10 +57,29 @@ impl Codec {
         let manifest = half.manifest();
         let id = manifest.codec_id.clone();
         let checker = Checker::new(manifest.rates().to_vec(), settings.estimator);
-        let model = Model::spawn(half, settings.telling, settings.batches, settings.batch_metrics.clone())
+        let model = Model::spawn(half.clone(), settings.telling, settings.batches, settings.batch_metrics.clone())
             .map_err(|error| format!("no thread for the decoder: {error}"))?;
-        Ok(Codec { id, checker, model })
+        Ok(Codec { id, half, checker, model })
     }
+}
+
+/// The same decoder with these labels, after a real forward pass.
+///
+/// # Errors
+/// The labels are not of the space of its features, or it does not decide among them.
+pub(crate) fn label(half: &DecoderHalf, labels: Option<&Labels>) -> Result<DecoderHalf, String> {
+    let Some(labels) = labels else { return Ok(half.clone()) };
+    let half = half.with_labels(labels).map_err(|error| error.to_string())?;
+    model::probe(&half).map_err(|status| status.message().to_owned())?;
+    Ok(half)
+}
+
+/// Reads a file of labels.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn read_labels(path: &Path) -> Result<Labels, String> {
+    Labels::read(path).map_err(|error| error.to_string())
 }
 
 /// The decoder of this bundle, after a real forward pass.
@@ -70,23 +93,24 @@ pub(crate) fn open(bundle: &Path) -> Result<DecoderHalf, String> {
 }
 
 impl Codecs {
-    /// The codecs of these decoders, one for each bundle.
+    /// The codecs of these decoders, one for each bundle, which have these labels already.
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub(crate) fn new(
         halves: Vec<DecoderHalf>,
+        labels: Option<Labels>,
         settings: Settings,
         metrics: ReceiverMetrics,
         bundle_metrics: BundleMetrics,
     ) -> Result<Codecs, String> {
         let start = |half: DecoderHalf| {
-            metrics.hold(half.manifest().labels.iter().map(String::as_str));
+            metrics.hold(half.labels().iter().map(String::as_str));
             Codec::start(half, &settings).map(|codec| vec![Arc::new(codec)])
         };
         let held: Vec<_> = halves.into_iter().map(start).collect::<Result<_, _>>()?;
         bundle_metrics.hold(held.iter().flatten().map(|codec| codec.id.as_str()));
-        Ok(Codecs { settings, metrics, bundle_metrics, held: RwLock::new(held) })
+        Ok(Codecs { settings, metrics, bundle_metrics, labels: Mutex::new(labels), held: RwLock::new(held) })
     }
 
     /// The codec of this id.
@@ -109,7 +133,9 @@ impl Codecs {
 
     /// Takes in the decoder that a bundle has now; the one that it had goes on being held.
     fn take(&self, bundle: usize, half: DecoderHalf) -> Result<(), String> {
-        self.metrics.hold(half.manifest().labels.iter().map(String::as_str));
+        let labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        let half = label(&half, labels.as_ref())?;
+        self.metrics.hold(half.labels().iter().map(String::as_str));
         let codec = Arc::new(Codec::start(half, &self.settings)?);
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         let Some(of_bundle) = held.get_mut(bundle) else { return Err("no such bundle".to_owned()) };
@@ -119,6 +145,43 @@ impl Codecs {
         of_bundle.truncate(self.settings.keep.max(1));
         self.bundle_metrics.hold(held.iter().flatten().map(|codec| codec.id.as_str()));
         Ok(())
+    }
+
+    /// Gives all codecs these labels, or none of them. Frames under way are decided among those before.
+    fn relabel(&self, new: Labels) -> Result<(), String> {
+        let mut labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.held.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let start = |codec: &Arc<Codec>| Codec::start(label(&codec.half, Some(&new))?, &self.settings).map(Arc::new);
+        let of_bundle = |codecs: &Vec<Arc<Codec>>| codecs.iter().map(start).collect::<Result<Vec<_>, String>>();
+        let after = before.iter().map(of_bundle).collect::<Result<Vec<_>, _>>()?;
+        self.metrics.hold(new.names().iter().map(String::as_str));
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = after;
+        *labels = Some(new);
+        Ok(())
+    }
+
+    /// Takes in what the file of labels changes to, until the drain begins. A file that cannot be used changes nothing.
+    pub(crate) async fn follow_labels(self: Arc<Self>, mut file: Directory, drain: Drain) {
+        while let Some(read) = file.next(&drain, read_labels).await {
+            let codecs = Arc::clone(&self);
+            // Forward passes of all codecs: not on a thread that serves.
+            let taken = tokio::task::spawn_blocking(move || {
+                let labels = read?;
+                let count = labels.names().len();
+                codecs.relabel(labels).map(|()| count)
+            });
+            let labels = file.path().display();
+            match taken.await.unwrap_or_else(|error| Err(error.to_string())) {
+                Ok(count) => {
+                    self.bundle_metrics.reloaded.inc();
+                    tracing::info!(%labels, count, "labels taken in");
+                }
+                Err(why) => {
+                    self.bundle_metrics.refused.inc();
+                    tracing::warn!(%labels, why, "labels changed, but cannot be decided among; those before them stay");
+                }
+            }
+        }
     }
 
     /// Takes in what a bundle changes to, until the drain begins. A bundle that cannot be served with changes nothing.

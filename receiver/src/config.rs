@@ -20,6 +20,11 @@ pub struct Config {
     )]
     pub bundles: Vec<PathBuf>,
 
+    /// A file of labels, as `semlink-trainer labels` writes it, to decide among instead of the bundles' classes; for codecs whose teacher is CLIP. A file that
+    /// changes is read again
+    #[arg(long, env = "SEMLINK_LABELS", value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+
     /// Codecs that are held of each bundle: the present one and those before it
     #[arg(long, env = "SEMLINK_KEEP_CODECS", value_name = "N", default_value_t = Config::KEEP_CODECS)]
     pub keep_codecs: usize,
@@ -79,6 +84,7 @@ impl Config {
     pub fn new(bundle: impl Into<PathBuf>) -> Config {
         Config {
             bundles: vec![bundle.into()],
+            labels: None,
             keep_codecs: Config::KEEP_CODECS,
             queue: Config::QUEUE,
             in_flight: Config::IN_FLIGHT,

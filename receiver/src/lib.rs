@@ -25,7 +25,7 @@ mod recent;
 use std::sync::Arc;
 use std::time::Duration;
 
-use semlink_codec::DecoderHalf;
+use semlink_codec::{DecoderHalf, Labels};
 use semlink_proto::v1::{decisions_server::DecisionsServer, link_server::LinkServer};
 use semlink_service::batch::Limits;
 use semlink_service::config::Problems;
@@ -55,11 +55,13 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
     // Before they are read, so that no change is missed.
     let directories: Vec<Directory> = config.bundles.iter().map(Directory::watch).collect();
     let mut problems = Problems::new();
-    let halves = prepare(&config, &mut problems);
+    let labels_file = config.labels.as_ref().map(Directory::watch);
+    let prepared = prepare(&config, &mut problems);
     let shell = Shell::build(NAME, &config.service, &listener, &mut problems);
-    let (halves, shell) = problems.finish(halves.zip(shell))?;
-    for manifest in halves.iter().map(DecoderHalf::manifest) {
-        tracing::info!(codec_id = manifest.codec_id, rates = ?manifest.rates(), classes = manifest.classes(), "codec loaded");
+    let ((halves, labels), shell) = problems.finish(prepared.zip(shell))?;
+    for half in &halves {
+        let manifest = half.manifest();
+        tracing::info!(codec_id = manifest.codec_id, rates = ?manifest.rates(), classes = half.labels().len(), "codec loaded");
     }
 
     let metrics = ReceiverMetrics::default();
@@ -79,10 +81,13 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
         batch_metrics,
         keep: config.keep_codecs,
     };
-    let codecs = Codecs::new(halves, settings, metrics.clone(), bundle_metrics);
+    let codecs = Codecs::new(halves, labels, settings, metrics.clone(), bundle_metrics);
     let codecs = Arc::new(codecs.map_err(|message| Error::Serve { service: NAME, message })?);
     for (bundle, directory) in directories.into_iter().enumerate() {
         tokio::spawn(Arc::clone(&codecs).follow(bundle, directory, shell.drain()));
+    }
+    if let Some(file) = labels_file {
+        tokio::spawn(Arc::clone(&codecs).follow_labels(file, shell.drain()));
     }
     let decisions = Broadcast::new(config.decision_lag, metrics.clone());
     let link = LinkService::new(Inner {
@@ -103,13 +108,23 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
         .await
 }
 
-/// The decoders of all bundles, each of which has passed a real forward pass; notes every problem.
-fn prepare(config: &Config, problems: &mut Problems) -> Option<Vec<DecoderHalf>> {
+/// The decoders of all bundles with the labels, if there are some, each of which has passed a real forward pass; notes every problem.
+fn prepare(config: &Config, problems: &mut Problems) -> Option<(Vec<DecoderHalf>, Option<Labels>)> {
     config.check(problems);
-    let open = |bundle: &std::path::PathBuf| (format!("--bundle {}", bundle.display()), codecs::open(bundle));
+    let labels = config.labels.as_ref();
+    let labels = labels.map(|path| problems.check(&format!("--labels {}", path.display()), codecs::read_labels(path)));
+    let named = labels.as_ref().and_then(Option::as_ref);
+    let open = |bundle: &std::path::PathBuf| {
+        let half = codecs::open(bundle).and_then(|half| codecs::label(&half, named));
+        (format!("--bundle {}", bundle.display()), half)
+    };
     let halves: Vec<_> = config.bundles.iter().map(open).collect();
     // All of them are checked before the first that is none ends it.
     let checked: Vec<Option<DecoderHalf>> =
         halves.into_iter().map(|(flag, half)| problems.check(&flag, half)).collect();
-    checked.into_iter().collect()
+    let halves = checked.into_iter().collect::<Option<Vec<_>>>()?;
+    match labels {
+        Some(labels) => Some((halves, Some(labels?))),
+        None => Some((halves, None)),
+    }
 }

@@ -102,7 +102,7 @@ fn tell(half: &DecoderHalf, telling: Telling, decision: &Decision) -> Result<v1:
         return Err(Status::internal("decoder: the probabilities are not finite"));
     }
     let label = |index: usize| {
-        let label = half.manifest().labels.get(index).cloned();
+        let label = half.labels().get(index).cloned();
         label.ok_or_else(|| Status::internal("decoder: a class without a label"))
     };
     let mut order: Vec<(usize, f32)> = probabilities.iter().copied().enumerate().collect();

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-/// `std::result::Result` with this crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+/// `std::result::Result` with this crate's [`Error`] unless another is named.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can stop a run.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,9 @@ pub enum Error {
     /// The data set does not fit the recipe.
     #[error("{0}")]
     Split(String),
+    /// Labels.
+    #[error(transparent)]
+    Labels(#[from] semlink_codec::LabelsError),
     /// A network.
     #[error(transparent)]
     Codec(#[from] semlink_codec::Error),
@@ -114,6 +117,14 @@ pub enum Error {
         /// From where.
         url: String,
         /// What went wrong.
+        what: String,
+    },
+    /// A pretrained teacher that cannot be used.
+    #[error("{}: {what}", path.display())]
+    Teacher {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong with it.
         what: String,
     },
     /// A plot or report.

@@ -17,6 +17,7 @@ pub mod recipe;
 pub mod report;
 mod search;
 mod stages;
+pub mod teachers;
 #[doc(hidden)]
 pub mod testing;
 

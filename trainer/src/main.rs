@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use semlink_nn::DeviceChoice;
 use semlink_trainer::recipe::{Recipe, StudentSpec};
+use semlink_trainer::teachers::import::{HUB, Imported, Source, import};
+use semlink_trainer::teachers::timing::{self, Timing};
+use semlink_trainer::teachers::{self, Precision};
 use semlink_trainer::{Context, Error, LatencyTable, Stage, dataset, gather};
 
 /// Trains semantic codecs: a teacher, a small student distilled from it, and the channel codec around the student.
@@ -27,6 +30,7 @@ Exit status: 0 done, 2 wrong usage, 64 wrong recipe, 1 anything else.";
 const RUN_HELP: &str = "\
 Stages, in order, and what they write into the run's folder:
   teacher   trains a large classifier, or takes the one that the recipe names   teacher.safetensors
+            of a pretrained one, trains a classifier alone                      probe.json
   cache     the teacher's outputs for augmented views of the training images    cache.safetensors
   search    KDL-DARTS: the student's cells, if the recipe searches them           genotype.json, search.json, .svg
   distill   stage 1: the student learns the teacher's features                  student.safetensors
@@ -97,6 +101,143 @@ enum Command {
     /// The images of Fashion-MNIST.
     #[command(subcommand)]
     Data(Data),
+    /// Large pretrained teachers: CLIP, ViT and DINOv2.
+    #[command(subcommand)]
+    Teacher(Teacher),
+    /// Writes labels for a receiver to decide among: names, embedded by the text tower of a CLIP teacher.
+    #[command(after_help = LABELS_HELP)]
+    Labels {
+        /// What the names are put into, {} their place, e.g. "a photo of a {}"; of several the mean is taken.
+        #[arg(required = true)]
+        prompts: Vec<String>,
+        /// Folder of the teacher that the codec was distilled from, as teacher import leaves it.
+        #[arg(long)]
+        teacher: PathBuf,
+        /// The names, separated by commas.
+        #[arg(long, value_delimiter = ',', required_unless_present = "names_from")]
+        names: Vec<String>,
+        /// A text file with a name on each line.
+        #[arg(long, value_name = "FILE", conflicts_with = "names")]
+        names_from: Option<PathBuf>,
+        /// The file to write; it appears whole or not at all.
+        #[arg(long, default_value = "labels.safetensors")]
+        out: PathBuf,
+    },
+}
+
+const LABELS_HELP: &str = "\
+Example:
+  semlink-trainer labels \"a photo of a {}\" --teacher teachers/clip-vit-base-patch32 --names cat,dog,horse --out labels.safetensors
+  semlink-receiver --bundle BUNDLE --labels labels.safetensors
+
+The codec's teacher must be this very CLIP: bundle.json names it as feature_space. A running receiver takes a new file of labels in
+within a second; nothing is trained, and transmitters need not know.";
+
+const IMPORT_HELP: &str = "\
+A checkpoint is a folder with config.json, preprocessor_config.json and model.safetensors, as transformers' save_pretrained writes
+it and the Hugging Face hub has it; CLIP's tokenizer.json comes along, for labels. Examples:
+  semlink-trainer teacher import ~/clip-vit-base-patch32
+  semlink-trainer teacher import --hub openai/clip-vit-base-patch32
+
+In a recipe:
+  [teacher]
+  pretrained = { path = \"teachers/clip-vit-base-patch32\", features = 512 }";
+
+#[derive(Debug, Subcommand)]
+enum Teacher {
+    /// Checks a checkpoint, says what it is and puts it to where recipes find it.
+    #[command(after_help = IMPORT_HELP)]
+    Import {
+        /// Its folder.
+        #[arg(required_unless_present = "hub", conflicts_with = "hub")]
+        path: Option<PathBuf>,
+        /// Fetches it from the Hugging Face hub instead.
+        #[arg(long, value_name = "OWNER/NAME")]
+        hub: Option<String>,
+        /// Branch, tag or commit on the hub.
+        #[arg(long, default_value = "main", requires = "hub")]
+        revision: String,
+        /// Where the hub is.
+        #[arg(long, env = "HF_ENDPOINT", default_value = HUB, hide_env_values = true)]
+        endpoint: String,
+        /// What to call it [default: its name there].
+        #[arg(long)]
+        name: Option<String>,
+        /// The folder of all teachers.
+        #[arg(long, default_value = "teachers")]
+        into: PathBuf,
+    },
+    /// Times a CLIP ViT-B/32 of random weights: images per second from 8-bit pixels to cached features, and of the tower alone, as JSON.
+    Time {
+        /// Where to compute: auto, cpu or cuda:N.
+        #[arg(long, env = "SEMLINK_DEVICE", default_value_t = DeviceChoice::Auto)]
+        device: DeviceChoice,
+        /// What the tower computes in: f32, bf16 or f16.
+        #[arg(long, default_value_t = Precision::F32)]
+        precision: Precision,
+        /// f32 on a GPU in full instead of TF32.
+        #[arg(long)]
+        exact: bool,
+        /// Images that go through together.
+        #[arg(long, default_value_t = 256)]
+        batch: usize,
+        /// Side of the images before they are resized.
+        #[arg(long, default_value_t = 32)]
+        side: usize,
+        /// Batches of a round.
+        #[arg(long, default_value_t = 4)]
+        batches: usize,
+        /// Rounds; the median counts.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Threads to compute with [default: the CPUs that this process may use].
+        #[arg(long, env = "SEMLINK_THREADS")]
+        threads: Option<usize>,
+    },
+}
+
+fn teacher(command: Teacher) -> semlink_trainer::Result<()> {
+    match command {
+        Teacher::Import { path, hub, revision, endpoint, name, into } => {
+            semlink_nn::runtime::init(None)?;
+            let source = match (path, hub) {
+                (Some(folder), _) => Source::Folder(folder),
+                (None, hub) => Source::Hub { endpoint, repository: hub.unwrap_or_default(), revision },
+            };
+            let Imported { path, about, text } = import(&source, &into, name.as_deref())?;
+            let (height, width) = about.input;
+            println!("{}: {}, {} parameters in its vision tower", path.display(), about.kind, about.params);
+            println!("  input     {height} x {width} pixels; images are brought there: {}", about.preprocessing);
+            println!(
+                "  features  {}{}",
+                about.features,
+                if about.shared_space { ", in a space with texts" } else { "" }
+            );
+            println!("  texts     {}", if text { "yes: semlink-trainer labels" } else { "no" });
+            println!("  id        {}", about.id);
+            println!(
+                "In a recipe, below [teacher]: pretrained = {{ path = {:?}, features = {} }}",
+                path, about.features
+            );
+            Ok(())
+        }
+        Teacher::Time { device, precision: numbers, exact, batch, side, batches, rounds, threads } => {
+            semlink_nn::runtime::init(threads)?;
+            let opened = device.open()?;
+            precision(exact);
+            let timing = Timing { batch, side, batches, rounds, precision: numbers };
+            let rates = timing::clip_base_32(&opened, &timing)?;
+            let tf32 = numbers == Precision::F32 && !exact && !opened.is_cpu();
+            let about = serde_json::json!({
+                "what": "CLIP ViT-B/32", "device": if opened.is_cpu() { "cpu".into() } else { device.to_string() },
+                "precision": if tf32 { "tf32".into() } else { numbers.to_string() }, "batch": batch, "side": side,
+                "images_per_second": rates.caching, "tower_images_per_second": rates.tower,
+                "params": rates.params, "macs": rates.macs,
+            });
+            println!("{about}");
+            Ok(())
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -181,6 +322,20 @@ fn run(cli: Cli) -> semlink_trainer::Result<()> {
                 true => print!("{}", std::fs::read_to_string(runs.join(gather::FILE)).unwrap_or_default()),
                 false => print!("{}", gather::table(&found)),
             }
+            Ok(())
+        }
+        Command::Teacher(command) => teacher(command),
+        Command::Labels { prompts, teacher, names, names_from, out } => {
+            let names = match names_from {
+                None => names,
+                Some(path) => {
+                    let text = std::fs::read_to_string(&path).map_err(|source| Error::Io { path, source })?;
+                    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+                }
+            };
+            let labels = teachers::labels(&teacher, &prompts, names)?;
+            labels.write(&out)?;
+            println!("{} holds {} labels of {}", out.display(), labels.names().len(), labels.teacher());
             Ok(())
         }
         Command::Data(Data::Fetch { out, from }) => dataset::fetch(&from, &out),

@@ -11,6 +11,7 @@ use crate::augment::AugmentConfig;
 use crate::fit::FitConfig;
 use crate::search::{CostMeasure, SearchConfig};
 pub use crate::stages::robust::config::{CsiConfig, RobustConfig, ToldConfig};
+use crate::teachers::Precision;
 use crate::{Error, Result};
 
 /// A whole experiment.
@@ -62,17 +63,46 @@ pub struct DataConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherConfig {
-    /// Its encoder; the classifier is linear.
-    pub network: ResidualConfig,
+    /// Its encoder, to be trained; the classifier is linear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<ResidualConfig>,
+    /// Or a large pretrained one, of which the linear classifier alone is trained, on its features.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrained: Option<PretrainedConfig>,
     /// A trained teacher to take instead of training one.
     #[serde(default)]
     pub from: Option<PathBuf>,
     /// Probability mass that the targets spread over all classes.
     pub label_smoothing: f32,
-    /// Augmentation.
+    /// Augmentation; a pretrained teacher's classifier is trained on images as they are.
+    #[serde(default)]
     pub augment: AugmentConfig,
     /// Optimisation.
     pub fit: FitConfig,
+}
+
+/// A pretrained teacher; see docs/TEACHERS.md.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PretrainedConfig {
+    /// Folder of the checkpoint, as `semlink-trainer teacher import` leaves it.
+    pub path: PathBuf,
+    /// Length of its feature vector, which the student's is.
+    pub features: usize,
+    /// What it must be, `sha256:` and 64 digits; absent: whatever lies there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// What it computes in.
+    #[serde(default)]
+    pub precision: Precision,
+}
+
+impl TeacherConfig {
+    /// Length of its feature vector; none if the recipe does not say which teacher it has.
+    pub fn features(&self) -> Option<usize> {
+        let trained = self.network.as_ref().map(|network| network.features);
+        trained.or_else(|| self.pretrained.as_ref().map(|pretrained| pretrained.features))
+    }
 }
 
 /// Stage `cache`.
@@ -276,10 +306,16 @@ impl Recipe {
         let smoothing = self.teacher.label_smoothing;
         check((0.0..1.0).contains(&smoothing), format!("teacher.label_smoothing = {smoothing}, expected 0 to below 1"));
         check((1..=64).contains(&self.cache.views), format!("cache.views = {}, expected 1 to 64", self.cache.views));
-        let (teacher, student) = (self.teacher.network.features, self.student.features());
+        let one = self.teacher.network.is_some() != self.teacher.pretrained.is_some();
+        check(one, "teacher: expected either network or pretrained".into());
+        let plain = self.teacher.pretrained.is_none() || self.teacher.augment == AugmentConfig::default();
+        check(plain, "teacher.augment: the classifier of a pretrained teacher is trained on images as they are".into());
+        let both = self.teacher.pretrained.is_some() && self.teacher.from.is_some();
+        check(!both, "teacher.from is for a teacher that is trained; of a pretrained one only a classifier is".into());
+        let (teacher, student) = (self.teacher.features().unwrap_or_default(), self.student.features());
         check(
-            teacher == student,
-            format!("teacher.network.features = {teacher} and the student's features = {student} must be equal"),
+            teacher == student || !one,
+            format!("the teacher's features = {teacher} and the student's features = {student} must be equal"),
         );
         let e = &self.evaluate;
         for snr in e.snr_db.iter().chain(&e.mismatch_snr_db) {
@@ -315,7 +351,7 @@ impl Recipe {
                 faults.push(format!("{name}: {e}"));
             }
         };
-        network("teacher.network", self.teacher.network.validate());
+        network("teacher.network", self.teacher.network.as_ref().map_or(Ok(()), ResidualConfig::validate));
         match &self.student {
             StudentSpec::Residual(config) => network("student.residual", config.validate()),
             StudentSpec::Cells(spec) => {
@@ -414,7 +450,7 @@ mod tests {
         let recipe = Recipe::parse(SHIPPED).unwrap();
         assert_eq!(recipe.classes(), 10);
         // Whatever the search finds, the student is at most a 30th of the teacher.
-        let teacher = recipe.teacher.network.cost(28, 28, 1).params as f64;
+        let teacher = recipe.teacher.network.as_ref().unwrap().cost(28, 28, 1).params as f64;
         let (search, _) = recipe.searched().unwrap();
         let student = search.target * (1.0 + search.tolerance);
         assert!(student * 30.0 <= teacher, "student {student}, teacher {teacher}");

@@ -1,7 +1,7 @@
 //! What an image becomes on its way over the channel, in one definition for training and serving.
 //!
 //! Edge half: preprocessing, student encoder ([`StudentNet`]), CAT encoder ([`CatEncoder`]). Server half: CAT decoder ([`CatDecoder`])
-//! and [`Classifier`]. For serving, [`EncoderHalf`] and [`DecoderHalf`] load them from a bundle, which [`write_bundle`] writes.
+//! and [`Classifier`], or [`Labels`] in its place. For serving, [`EncoderHalf`] and [`DecoderHalf`] load them from a bundle, which [`write_bundle`] writes.
 
 mod bundle;
 mod calibration;
@@ -12,6 +12,7 @@ mod cost;
 mod edge;
 mod error;
 pub mod idx;
+mod labels;
 mod manifest;
 mod network;
 mod preprocess;
@@ -31,6 +32,7 @@ pub use classifier::Classifier;
 pub use cost::Cost;
 pub use edge::{EncoderHalf, EncoderState};
 pub use error::{Error, Result};
+pub use labels::{Labels, LabelsError};
 pub use manifest::{AccuracyPoint, BUNDLE_VERSION, Hashes, Manifest, Provenance};
 pub use network::{DecoderNetwork, EncoderNetwork};
 pub use preprocess::{ImageError, ImageLimits, Input, InputSpec};

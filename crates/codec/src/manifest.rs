@@ -43,6 +43,10 @@ pub struct Manifest {
     /// Temperatures of the decoder's logits.
     #[serde(default)]
     pub calibration: Calibration,
+    /// The teacher whose embeddings of images the decoder's features are, `sha256:` and 64 digits, if that teacher embeds texts in the same space:
+    /// [`Labels`](crate::Labels) of that teacher can then take the classifier's place. Absent: features of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feature_space: Option<String>,
     /// What the bundle was made from.
     pub provenance: Provenance,
 }
@@ -142,6 +146,10 @@ impl Manifest {
         }
         if self.labels.iter().collect::<BTreeSet<_>>().len() != self.labels.len() {
             faults.push("labels: two are the same".to_owned());
+        }
+        let is_hash = |space: &String| space.strip_prefix("sha256:").and_then(from_hex).is_some();
+        if self.feature_space.as_ref().is_some_and(|space| !is_hash(space)) {
+            faults.push("feature_space: expected sha256: and 64 hexadecimal digits".to_owned());
         }
         let [low, high] = self.snr_range_db;
         if !(-60.0..=100.0).contains(&low) || !(low..=100.0).contains(&high) {

@@ -7,13 +7,18 @@ use semlink_channel::Complex32;
 use semlink_nn::runtime;
 
 use crate::bundle::{MANIFEST_FILE, build_half, parse_manifest, read_half, read_manifest};
-use crate::{BundleError, Condition, Csi, DecoderNetwork, Error, Estimates, Half, Manifest, Result};
+use crate::{
+    BundleError, Calibration, Condition, Csi, DecoderNetwork, Error, Estimates, Half, Labels, LabelsError, Manifest,
+    Result,
+};
 
 /// CAT decoder and classifier of a bundle: frozen, stateless, to be shared between threads.
 #[derive(Debug, Clone)]
 pub struct DecoderHalf {
     manifest: Manifest,
     network: DecoderNetwork,
+    /// In the classifier's place.
+    labels: Option<Labels>,
 }
 
 /// A frame as it arrived.
@@ -28,7 +33,7 @@ pub struct Received {
 /// What the receiver makes of a frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
-    /// Class of the largest probability; an index into [`Manifest::labels`].
+    /// Class of the largest probability; an index into [`DecoderHalf::labels`].
     pub index: usize,
     /// Its probability.
     pub confidence: f32,
@@ -47,7 +52,7 @@ impl DecoderHalf {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, BundleError> {
         let manifest = read_manifest(dir.as_ref(), Half::Decoder)?;
         let network = read_half(dir.as_ref(), Half::Decoder, &manifest, |params| manifest.decoder_network(params))?;
-        Ok(Self { manifest, network })
+        Ok(Self { manifest, network, labels: None })
     }
 
     /// The same from the content of the two files.
@@ -58,7 +63,34 @@ impl DecoderHalf {
         let manifest = parse_manifest(MANIFEST_FILE.into(), manifest)?;
         let path = Path::new(Half::Decoder.file_name());
         let network = build_half(path, weights, Half::Decoder, &manifest, |params| manifest.decoder_network(params))?;
-        Ok(Self { manifest, network })
+        Ok(Self { manifest, network, labels: None })
+    }
+
+    /// The same decoder with labels in the place of its classifier: probabilities are the softmax of the labels' factor times the cosine between
+    /// the decoder's features and each label's embedding (as CLIP's of images and texts, Radford et al. 2021). They are not calibrated: temperatures of
+    /// the bundle are those of its classifier.
+    ///
+    /// # Errors
+    /// [`LabelsError::NoSpace`], [`LabelsError::Teacher`] or [`LabelsError::Width`].
+    pub fn with_labels(&self, labels: &Labels) -> Result<Self, LabelsError> {
+        let codec_id = || self.manifest.codec_id.clone();
+        let Some(space) = &self.manifest.feature_space else {
+            return Err(LabelsError::NoSpace { codec_id: codec_id() });
+        };
+        if labels.teacher() != space {
+            let (codec, labels) = (space.clone(), labels.teacher().to_owned());
+            return Err(LabelsError::Teacher { codec_id: codec_id(), codec, labels });
+        }
+        let (codec, width) = (self.manifest.student.features(), labels.width());
+        if codec != width {
+            return Err(LabelsError::Width { codec_id: codec_id(), codec, labels: width });
+        }
+        Ok(Self { labels: Some(labels.clone()), ..self.clone() })
+    }
+
+    /// What decisions are made among: the names of the labels, if it was given some, else the bundle's classes.
+    pub fn labels(&self) -> &[String] {
+        self.labels.as_ref().map_or(&self.manifest.labels, Labels::names)
     }
 
     /// What the bundle says about itself.
@@ -102,6 +134,11 @@ impl DecoderHalf {
         let mut estimates = Estimates::receive(&received, self.manifest.cat.max_uses())?;
         estimates.conditions.iter_mut().for_each(|condition| self.clamp(condition));
         let features = self.network.cat.forward(&estimates)?;
+        if let Some(labels) = &self.labels {
+            let neutral = Calibration::default();
+            let logits = labels.logits(&features)?.into_iter().zip(&estimates.conditions);
+            return logits.map(|(z, condition)| decide(neutral.at(condition).probabilities(&z))).collect();
+        }
         let logits = self.network.classifier.forward(&features)?.to_vec2::<f32>()?;
         let calibrated = logits.iter().zip(&estimates.conditions);
         calibrated

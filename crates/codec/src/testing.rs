@@ -16,7 +16,14 @@ use crate::{
 /// # Errors
 /// The directory takes no files.
 pub fn write_bundle(dir: impl AsRef<Path>, seed: u64) -> Result<Manifest, BundleError> {
-    let draft = draft();
+    write_draft(dir, seed, draft())
+}
+
+/// As [`write_bundle`], of another description.
+///
+/// # Errors
+/// The directory takes no files, or the description cannot be.
+pub fn write_draft(dir: impl AsRef<Path>, seed: u64, draft: BundleDraft) -> Result<Manifest, BundleError> {
     let params = Params::init(seed, &Device::Cpu);
     EncoderNetwork::new(&params, &draft.student, &draft.cat, draft.input.channels)?;
     DecoderNetwork::new(&params, &draft.cat, draft.student.features(), draft.labels.len())?;
@@ -46,6 +53,7 @@ pub fn draft() -> BundleDraft {
         clean_accuracy: None,
         accuracy: Vec::new(),
         calibration: Calibration::default(),
+        feature_space: None,
         provenance: Provenance { recipe: "random weights".to_owned(), ..Provenance::default() },
     }
 }

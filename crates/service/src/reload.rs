@@ -1,4 +1,4 @@
-//! When a bundle on disk has changed.
+//! When a bundle or another file on disk has changed.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -8,7 +8,7 @@ use crate::Drain;
 /// How often a directory is looked at.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Watches the files of a directory.
+/// Watches the files of a directory, or one file.
 ///
 /// By looking at it again and again: that works on every file system, also where a directory is swapped by a link, as Kubernetes does with
 /// mounted volumes.
@@ -113,13 +113,18 @@ impl Inode {
 
 impl Stamp {
     fn of(path: &Path) -> Stamp {
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        let mut files: Vec<_> = entries
-            .filter_map(|entry| {
+        let paths: Vec<PathBuf> = match std::fs::read_dir(path) {
+            Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+            // Not a directory, or not there.
+            Err(_) => vec![path.to_owned()],
+        };
+        let mut files: Vec<_> = paths
+            .into_iter()
+            .filter_map(|path| {
                 // Through links, to the file that would be read.
-                let metadata = std::fs::metadata(entry.path()).ok()?;
+                let metadata = std::fs::metadata(&path).ok()?;
                 metadata.is_file().then(|| File {
-                    path: entry.path(),
+                    path,
                     length: metadata.len(),
                     modified: metadata.modified().ok(),
                     inode: Inode::of(&metadata),
@@ -152,6 +157,14 @@ mod tests {
         assert!(has_changed(&mut watched) && !has_changed(&mut watched));
         std::fs::remove_file(file("a")).expect("a removal");
         assert!(!has_changed(&mut watched));
+        // One file alone, whatever happens beside it.
+        let mut alone = Directory::watch(file("c"));
+        let mut has_changed = || alone.differs(Stamp::of(&file("c")));
+        assert!(!has_changed());
+        std::fs::write(file("d"), "1").expect("a file");
+        assert!(!has_changed());
+        std::fs::write(file("c"), "1").expect("a file");
+        assert!(has_changed() && !has_changed());
     }
 
     /// As `cp --preserve` leaves it: only the system's own clock tells.

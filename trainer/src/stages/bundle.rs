@@ -48,6 +48,11 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         clean_accuracy: Some(report.clean),
         accuracy: report.points.iter().filter(|p| p.pilots == 0).map(point).collect(),
         calibration: json::read(&context.need(robust::CALIBRATION_FILE, "robust")?)?,
+        // Only a decoder that learns the teacher's features has them.
+        feature_space: match recipe.robust.feature_weight > 0.0 {
+            true => Teacher::feature_space(context)?,
+            false => None,
+        },
         provenance: Provenance {
             recipe: recipe.name.clone(),
             seed: recipe.data.seed,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use half::f16;
@@ -17,7 +18,7 @@ use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// Images that go through the teacher together.
-const BATCH: usize = 250;
+pub(super) const BATCH: usize = 250;
 
 /// What the teacher says about each view of each training image.
 ///
@@ -94,6 +95,37 @@ impl Cache {
     }
 }
 
+/// What [`store`] wrote to a file with this key, in f16; none if there is no such file, or it has another key.
+pub(super) fn stored<const N: usize>(path: &Path, key: &str, names: [&str; N]) -> Result<Option<[Tensor; N]>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let file = checkpoint::load(path, &Device::Cpu)?;
+    if file.metadata.get("key").map(String::as_str) != Some(key) {
+        return Ok(None);
+    }
+    let found: Option<Vec<Tensor>> = names.iter().map(|name| file.tensors.get(*name).cloned()).collect();
+    Ok(found.and_then(|tensors| tensors.try_into().ok()))
+}
+
+/// Writes what a teacher said, in f16, and the key of all that it follows from; the file appears whole or not at all.
+///
+/// # Errors
+/// A number does not fit into f16, or the folder does not take the file.
+pub(super) fn store<const N: usize>(path: &Path, key: String, tensors: [(&str, Tensor); N]) -> Result<()> {
+    for (name, tensor) in &tensors {
+        if tensor.flatten_all()?.to_vec1::<f16>()?.iter().any(|value| !value.is_finite()) {
+            return Err(Error::Report {
+                path: path.to_owned(),
+                what: format!("the teacher's {name} do not fit into f16"),
+            });
+        }
+    }
+    let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor)).into();
+    let about = BTreeMap::from([("format".to_owned(), "semlink cache, version 1".to_owned()), ("key".to_owned(), key)]);
+    Ok(checkpoint::save(path, &tensors, &about)?)
+}
+
 /// Names everything that the content follows from.
 fn key(context: &Context) -> Result<String> {
     let path = context.need(Teacher::FILE, "teacher")?;
@@ -136,19 +168,11 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     }
     progress.finish();
     let path = context.dir.join(Cache::FILE);
-    if features.iter().chain(&logits).any(|value| !value.is_finite()) {
-        return Err(Error::Report { path, what: "the teacher's outputs do not fit into f16".into() });
-    }
     let tensor = |values: Vec<f16>| {
         let columns = values.len() / (config.views * indices.len());
         Tensor::from_vec(values, (config.views, indices.len(), columns), &Device::Cpu)
     };
-    let tensors = BTreeMap::from([("features".to_owned(), tensor(features)?), ("logits".to_owned(), tensor(logits)?)]);
-    let about = BTreeMap::from([
-        ("format".to_owned(), "semlink cache, version 1".to_owned()),
-        ("key".to_owned(), key(context)?),
-    ]);
-    Ok(checkpoint::save(&path, &tensors, &about)?)
+    store(&path, key(context)?, [("features", tensor(features)?), ("logits", tensor(logits)?)])
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use semlink_channel::{ChannelConfig, ChannelKind, ChannelUses, RicianK, SnrDb, limit, stats::wilson};
-use semlink_codec::{Calibration, Classifier, CsiSource};
+use semlink_codec::{Calibration, CsiSource};
 use semlink_nn::{Mode, Params, checkpoint};
 
 use super::digital::Digital;
@@ -51,8 +51,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     let logits = test.map(|images| Ok(teacher_net.forward(images, Mode::Eval)?.1))?;
     let teacher_accuracy = accuracy(&logits, test.labels())?;
     let ((height, width), n) = (test.size(), test.len());
-    let (features, classes) = (recipe.teacher.network.features, recipe.classes());
-    let cost = recipe.teacher.network.cost(height, width, recipe.data.mean.len()) + Classifier::cost(features, classes);
+    let cost = teacher_net.cost(recipe, height, width);
     let teacher = Network {
         params: cost.params,
         macs: cost.macs,

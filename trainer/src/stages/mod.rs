@@ -354,7 +354,7 @@ impl<'a> Context<'a> {
 }
 
 /// A link costs nothing; across file systems it has to be a copy.
-fn link(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn link(from: &Path, to: &Path) -> Result<()> {
     if fs::hard_link(from, to).is_err() {
         fs::copy(from, to).map_err(|source| Error::Io { path: from.to_owned(), source })?;
     }

@@ -11,7 +11,7 @@ use semlink_nn::checkpoint;
 
 use super::{Context, Stage};
 use crate::Error;
-use crate::recipe::{Recipe, StudentSpec};
+use crate::recipe::{PretrainedConfig, Recipe, StudentSpec};
 
 /// IDX files of `n` images of 12 x 12 whose class shows as a bright column, plus a pattern of their own.
 fn write_images(dir: &Path, which: &str, n: usize) {
@@ -39,7 +39,7 @@ fn small_recipe() -> Recipe {
 fn shrunk(mut recipe: Recipe) -> Recipe {
     let network =
         ResidualConfig { stem: 4, stages: vec![StageConfig { channels: 8, blocks: 1, stride: 2 }], features: 16 };
-    recipe.teacher.network = network;
+    recipe.teacher.network = Some(network);
     recipe.data.validation = 40;
     let StudentSpec::Cells(spec) = &mut recipe.student else { panic!("not searched") };
     (spec.layout.stem, spec.layout.width, spec.layout.nodes, spec.layout.features) = (vec![4, 4], 4, 2, 16);
@@ -197,7 +197,8 @@ fn every_shipped_recipe_takes_a_step_of_search_and_distillation() {
         let small = small_recipe();
         // The networks of search and distillation stay as they are; the teacher only has to have as many features.
         let features = recipe.student.features();
-        recipe.teacher.network = ResidualConfig { features, ..small.teacher.network };
+        recipe.teacher.pretrained = None;
+        recipe.teacher.network = Some(ResidualConfig { features, ..small.teacher.network.unwrap() });
         (recipe.data.validation, recipe.cache.views) = (small.data.validation, 1);
         (recipe.teacher.fit.epochs, recipe.teacher.fit.batch) = (1, 32);
         recipe.distill.fit.batch = 8;
@@ -276,4 +277,114 @@ fn training_and_validation_share_no_image_and_follow_from_the_seed() {
     let mut other = small_recipe();
     other.data.seed += 1;
     assert_ne!(images(&load(&other).train), train);
+}
+
+/// The shipped recipe, small, with a pretrained teacher: the tiny CLIP of tests/golden.
+fn pretrained_recipe() -> Recipe {
+    let mut recipe = small_recipe();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/clip");
+    recipe.teacher.network = None;
+    recipe.teacher.augment = crate::AugmentConfig::default();
+    recipe.teacher.pretrained =
+        Some(PretrainedConfig { path, features: 12, id: None, precision: crate::teachers::Precision::F32 });
+    recipe.teacher.fit.epochs = 20;
+    recipe.cache.views = 1;
+    recipe.student = StudentSpec::Residual(ResidualConfig {
+        stem: 4,
+        stages: vec![StageConfig { channels: 8, blocks: 0, stride: 2 }],
+        features: 12,
+    });
+    recipe
+}
+
+#[test]
+fn a_pretrained_teacher_goes_through_all_stages_to_a_bundle_that_takes_labels() {
+    let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_images(data.path(), "train", 200);
+    write_images(data.path(), "t10k", 60);
+    let recipe = pretrained_recipe();
+    let run =
+        |recipe: &Recipe, stage| Context::new(recipe, Some(data.path()), Some(out.path())).unwrap().run(Some(stage));
+    for stage in Stage::ALL {
+        run(&recipe, stage).unwrap_or_else(|e| panic!("{}: {e}", stage.name()));
+    }
+    let read = |file: &str| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(out.path().join(file)).unwrap()).unwrap()
+    };
+    // Random features tell bright columns apart better than chance, 0.1.
+    let probe = read("probe.json");
+    let accuracy = probe["accuracy"].as_f64().unwrap();
+    assert!(accuracy > 0.2 && probe["ci95"][0].as_f64().unwrap() < accuracy && probe["images"] == 40, "{probe}");
+
+    // What the cache holds is what the teacher says of the very pixels, computed here on its own.
+    let teacher = crate::teachers::Pretrained::open(
+        &recipe.teacher.pretrained.as_ref().unwrap().path,
+        &Device::Cpu,
+        crate::teachers::Precision::F32,
+    );
+    let (teacher, train) = (teacher.unwrap(), crate::data::load(&recipe, data.path(), &Device::Cpu).unwrap().train);
+    let cached = checkpoint::load(&out.path().join("teacher-features.safetensors"), &Device::Cpu).unwrap();
+    assert_eq!(cached.tensors["train"].dtype(), candle_core::DType::F16);
+    for i in [0, 77, 159] {
+        let pixels = candle_core::Tensor::from_slice(train.image(i), (1, 12, 12, 1), &Device::Cpu).unwrap();
+        let expected =
+            teacher.features(&teacher.prepare(&pixels).unwrap()).unwrap().to_vec2::<f32>().unwrap().remove(0);
+        let found = cached.tensors["train"]
+            .get(i)
+            .unwrap()
+            .to_dtype(candle_core::DType::F32)
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap();
+        for (found, expected) in found.iter().zip(&expected) {
+            // Of f16, and of another order of sums.
+            assert!((found - expected).abs() < 1e-3 * (1.0 + expected.abs()), "image {i}: {found}, {expected}");
+        }
+    }
+
+    // The bundle says whose space its features are in, and decides among labels of that space alone.
+    let half = semlink_codec::DecoderHalf::open(out.path().join("bundle")).unwrap();
+    assert_eq!(half.manifest().feature_space.as_ref(), Some(&teacher.about().id));
+    let names = vec!["cat".to_owned(), "dog".to_owned(), "bird".to_owned()];
+    let path = &recipe.teacher.pretrained.as_ref().unwrap().path;
+    let labels = crate::teachers::labels(path, &["a photo of a {}".to_owned()], names.clone()).unwrap();
+    assert_eq!(half.with_labels(&labels).unwrap().labels(), names);
+    let params = read("report.json")["teacher"]["params"].as_u64().unwrap() as usize;
+    assert_eq!(params, teacher.about().params + 12 * 10 + 10);
+
+    // Another teacher in the same place is noticed by what comes after.
+    let mut other = pretrained_recipe();
+    other.teacher.pretrained.as_mut().unwrap().precision = crate::teachers::Precision::F16;
+    let text = run(&other, Stage::Cache).unwrap_err().to_string();
+    assert!(text.contains("another teacher") && text.contains("stage teacher"), "{text}");
+    let pretrained = other.teacher.pretrained.as_mut().unwrap();
+    pretrained.id = Some("sha256:0".to_owned());
+    assert!(run(&other, Stage::Teacher).unwrap_err().to_string().contains("the recipe asks for sha256:0"));
+    let pretrained = other.teacher.pretrained.as_mut().unwrap();
+    (pretrained.id, pretrained.features) = (None, 16);
+    assert!(run(&other, Stage::Teacher).unwrap_err().to_string().contains("has features of 12"));
+}
+
+#[test]
+fn a_cache_of_a_pretrained_teacher_is_whole_or_not_there() {
+    let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_images(data.path(), "train", 200);
+    let mut recipe = pretrained_recipe();
+    // f16 does not hold what a teacher with such weights says.
+    let huge = tempfile::tempdir().unwrap();
+    for file in ["config.json", "preprocessor_config.json", "tokenizer.json"] {
+        fs::copy(recipe.teacher.pretrained.as_ref().unwrap().path.join(file), huge.path().join(file)).unwrap();
+    }
+    let file = recipe.teacher.pretrained.as_ref().unwrap().path.join("model.safetensors");
+    let mut tensors = checkpoint::load(&file, &Device::Cpu).unwrap().tensors;
+    let name = "visual_projection.weight";
+    let larger = tensors[name].affine(1e6, 0.0).unwrap();
+    tensors.insert(name.to_owned(), larger);
+    checkpoint::save(&huge.path().join("model.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+    recipe.teacher.pretrained.as_mut().unwrap().path = huge.path().to_owned();
+    let context = Context::new(&recipe, Some(data.path()), Some(out.path())).unwrap();
+    let text = context.run(Some(Stage::Teacher)).unwrap_err().to_string();
+    assert!(text.contains("do not fit into f16") && !text.contains('\n'), "{text}");
+    let left: Vec<_> = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
 }

@@ -32,6 +32,8 @@ pub struct BundleDraft {
     pub accuracy: Vec<AccuracyPoint>,
     /// See [`Manifest::calibration`].
     pub calibration: Calibration,
+    /// See [`Manifest::feature_space`].
+    pub feature_space: Option<String>,
     /// See [`Manifest::provenance`].
     pub provenance: Provenance,
 }
@@ -49,6 +51,7 @@ impl From<Manifest> for BundleDraft {
             clean_accuracy,
             accuracy,
             calibration,
+            feature_space,
             provenance,
             ..
         } = manifest;
@@ -62,6 +65,7 @@ impl From<Manifest> for BundleDraft {
             clean_accuracy,
             accuracy,
             calibration,
+            feature_space,
             provenance,
         }
     }
@@ -95,6 +99,7 @@ pub fn write_bundle(
         clean_accuracy: draft.clean_accuracy,
         accuracy: draft.accuracy,
         calibration: draft.calibration,
+        feature_space: draft.feature_space,
         provenance: draft.provenance,
     };
     let manifest_path = dir.join(MANIFEST_FILE);
