@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
-use semlink_codec::idx::LabelledImages;
+use semlink_codec::images::idx;
 use semlink_deploy::{Run, Stack, docker, healthy, inspect, log, missing, tag, url, wait_for};
 use semlink_proto::v1::ClassifyRequest;
 use semlink_proto::v1::transmitter_client::TransmitterClient;
@@ -35,7 +35,7 @@ fn skipped() -> bool {
 fn sample() -> Vec<(Vec<u8>, u32)> {
     let dir = root().join("assets/sample");
     let (images, labels) = (dir.join("t10k-images-idx3-ubyte.gz"), dir.join("t10k-labels-idx1-ubyte.gz"));
-    let read = LabelledImages::read(&images, &labels, 10).expect("the sample");
+    let read = idx::read(&images, &labels, 10).expect("the sample");
     let encode = |(i, label): (usize, &u8)| {
         let mut file = Vec::new();
         let pixels = read.image(i).expect("an image");

@@ -16,6 +16,7 @@ mod progress;
 pub mod recipe;
 pub mod report;
 mod search;
+mod source;
 mod stages;
 #[doc(hidden)]
 pub mod testing;

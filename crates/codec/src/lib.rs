@@ -11,7 +11,7 @@ mod classifier;
 mod cost;
 mod edge;
 mod error;
-pub mod idx;
+pub mod images;
 mod manifest;
 mod network;
 mod preprocess;
