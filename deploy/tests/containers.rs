@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
-use semlink_codec::idx::LabelledImages;
+use semlink_codec::images::idx;
 use semlink_deploy::{Hosts, LIMITED, Run, Stack, docker, inspect, log, missing, receiver, tag, url, wait_for};
 use semlink_proto::v1::ClassifyRequest;
 use semlink_proto::v1::transmitter_client::TransmitterClient;
@@ -33,7 +33,7 @@ async fn engine() -> Option<MutexGuard<'static, ()>> {
 fn sample() -> Vec<(Vec<u8>, u32)> {
     let dir = root().join("assets/sample");
     let (images, labels) = (dir.join("t10k-images-idx3-ubyte.gz"), dir.join("t10k-labels-idx1-ubyte.gz"));
-    let read = LabelledImages::read(&images, &labels, 10).expect("the sample");
+    let read = idx::read(&images, &labels, 10).expect("the sample");
     let encode = |(i, label): (usize, &u8)| {
         let mut file = Vec::new();
         let pixels = read.image(i).expect("an image");

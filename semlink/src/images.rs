@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
-use semlink_codec::idx::LabelledImages;
+use semlink_codec::images::cifar::Cifar;
+use semlink_codec::images::folder::is_image;
+use semlink_codec::images::{LabelledImages, Part, idx};
 
-/// Labels of an IDX file are single bytes.
+/// Labels in files of pixels are single bytes.
 const MOST_CLASSES: usize = 256;
 
 /// Images with their classes.
@@ -51,14 +53,19 @@ impl Class {
     }
 }
 
-/// Reads the first `limit` images of an IDX file (labels beside it), of a folder with one, or of a folder with a subfolder for each class.
+/// Reads the first `limit` images of an IDX file (labels beside it), of a folder with one, of the test part of a CIFAR folder, or of a folder with
+/// a subfolder for each class.
 ///
 /// The subfolders of a folder are named by class indices or by labels. Of a folder, `limit` takes images evenly from the classes.
 pub(crate) fn load(path: &Path, labels: Option<&[String]>, limit: usize) -> Result<Dataset> {
     let dataset = if path.is_dir() {
-        match idx_in(path)? {
-            Some(images) => idx(&images, labels, limit)?,
-            None => folder(path, labels, limit)?,
+        match (idx_in(path)?, cifar_in(path)) {
+            (Some(images), _) => idx(&images, labels, limit)?,
+            (None, Some(cifar)) => {
+                let read = cifar.read(path, Part::Test, labels.map_or(MOST_CLASSES, <[String]>::len))?;
+                encoded(&read, &path.join(cifar.files(Part::Test)[0]), limit)?
+            }
+            (None, None) => folder(path, labels, limit)?,
         }
     } else {
         ensure!(path.exists(), "{}: no such file or folder", path.display());
@@ -81,21 +88,31 @@ fn idx_in(folder: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
+/// The CIFAR data set whose test images are in a folder.
+fn cifar_in(folder: &Path) -> Option<Cifar> {
+    [Cifar::Ten, Cifar::Hundred]
+        .into_iter()
+        .find(|cifar| cifar.files(Part::Test).iter().all(|file| folder.join(file).is_file()))
+}
+
 fn idx(images: &Path, labels: Option<&[String]>, limit: usize) -> Result<Dataset> {
     let label_file = label_file(images)?;
-    let classes = labels.map_or(MOST_CLASSES, <[String]>::len);
-    let read = LabelledImages::read(images, &label_file, classes)?;
+    let read = idx::read(images, &label_file, labels.map_or(MOST_CLASSES, <[String]>::len))?;
+    encoded(&read, images, limit)
+}
+
+/// The first `limit` images of a file as PNG files.
+fn encoded(read: &LabelledImages, file: &Path, limit: usize) -> Result<Dataset> {
     let (width, height) = (u32::try_from(read.width)?, u32::try_from(read.height)?);
+    let colours = if read.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
     let encode = |(index, label): (usize, &u8)| -> Result<Labelled> {
-        let name = format!("{} image {index}", images.display());
+        let name = format!("{} image {index}", file.display());
         let pixels = read.image(index).with_context(|| format!("{name}: not in the file"))?;
-        let mut file = Cursor::new(Vec::new());
-        PngEncoder::new(&mut file)
-            .write_image(pixels, width, height, ExtendedColorType::L8)
-            .with_context(|| name.clone())?;
-        Ok(Labelled { name, file: file.into_inner().into(), class: Class::Index(u32::from(*label)) })
+        let mut png = Cursor::new(Vec::new());
+        PngEncoder::new(&mut png).write_image(pixels, width, height, colours).with_context(|| name.clone())?;
+        Ok(Labelled { name, file: png.into_inner().into(), class: Class::Index(u32::from(*label)) })
     };
-    let name = name(images).trim_end_matches(".gz").to_owned();
+    let name = name(file).trim_end_matches(".gz").to_owned();
     let images = read.labels.iter().enumerate().take(limit).map(encode).collect::<Result<_>>()?;
     Ok(Dataset { name, images })
 }
@@ -159,11 +176,6 @@ fn class(folder: &Path, labels: Option<&[String]>) -> Result<Class> {
     Ok(class)
 }
 
-fn is_image(path: &Path) -> bool {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-    extension.is_some_and(|e| matches!(e.as_str(), "png" | "jpg" | "jpeg" | "webp"))
-}
-
 /// What a folder holds, in the order of names.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let read = || fs::read_dir(folder)?.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>();
@@ -200,6 +212,19 @@ mod tests {
         // Class 9 does not exist among three.
         let labels = ["a", "b", "c"].map(String::from);
         assert!(load(&dir.path().join("t10k-images-idx3-ubyte"), Some(&labels), 3).is_err());
+    }
+
+    #[test]
+    fn the_test_part_of_a_cifar_folder_becomes_colour_png_files() {
+        let dir = tempfile::tempdir().unwrap();
+        // Two records: label, then the planes.
+        let record = |label: u8| [vec![label], vec![10; 1024], vec![20; 1024], vec![30; 1024]].concat();
+        fs::write(dir.path().join("test_batch.bin"), [record(3), record(7)].concat()).unwrap();
+        let dataset = load(dir.path(), None, 5).unwrap();
+        assert_eq!((dataset.name.as_str(), dataset.images.len()), ("test_batch.bin", 2));
+        assert_eq!(dataset.images[1].class, Class::Index(7));
+        let pixels = image::load_from_memory(&dataset.images[1].file).unwrap().into_rgb8();
+        assert_eq!((pixels.dimensions(), pixels.get_pixel(31, 31).0), ((32, 32), [10, 20, 30]));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use image::GrayImage;
 use semlink_channel::SnrDb;
-use semlink_codec::idx::LabelledImages;
+use semlink_codec::images::idx;
 use serde_json::Value;
 use support::{listener, path, semlink, stderr, stdout};
 use tempfile::TempDir;
@@ -107,7 +107,7 @@ impl Examples {
 fn files(dir: &TempDir) -> (Vec<String>, Vec<u64>) {
     let sample = repository().join("assets/sample");
     let (images, labels) = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz");
-    let read = LabelledImages::read(&sample.join(images), &sample.join(labels), 10).expect("the sample");
+    let read = idx::read(&sample.join(images), &sample.join(labels), 10).expect("the sample");
     let write = |index: usize| {
         let file = path(dir, &format!("{index}.png"));
         let pixels = read.image(index).expect("an image").to_vec();

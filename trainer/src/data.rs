@@ -1,6 +1,6 @@
 //! The data set and its three splits.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use rand::SeedableRng;
@@ -8,14 +8,14 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use semlink_codec::InputSpec;
-use semlink_codec::idx::LabelledImages;
+use semlink_codec::images::{LabelledImages, Part};
 use sha2::{Digest, Sha256};
 
 use semlink_nn::ops::{View, render_views};
 
 use crate::augment::{self, AugmentConfig};
 use crate::recipe::Recipe;
-use crate::{Error, Result};
+use crate::{Error, Result, source};
 
 /// Images of one split, as the networks read them.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ pub(crate) struct Data {
 
 /// Reads the training files and splits them.
 pub(crate) fn load(recipe: &Recipe, dir: &Path, device: &Device) -> Result<Data> {
-    let all = read(dir, "train", recipe.classes())?;
+    let all = source::read(&recipe.data, dir, Part::Train)?;
     let keep = recipe.data.validation;
     if keep >= all.len() {
         return Err(Error::Split(format!("data.validation = {keep} leaves none of the {} training images", all.len())));
@@ -59,24 +59,15 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, device: &Device) -> Result<Data>
 
 /// Reads the test files. No other stage than `evaluate` may call this: nothing is trained, chosen or tuned on them.
 pub(crate) fn test_split(recipe: &Recipe, dir: &Path, device: &Device) -> Result<Split> {
-    let all = read(dir, "t10k", recipe.classes())?;
+    let all = source::read(&recipe.data, dir, Part::Test)?;
     let input = recipe.input(all.height, all.width);
     Split::new(all, &input, recipe.classes(), device)
-}
-
-/// `train` or `t10k` files, plain or gzipped.
-pub(crate) fn read(dir: &Path, which: &str, classes: usize) -> Result<LabelledImages> {
-    let file = |kind: &str| -> PathBuf {
-        let plain = dir.join(format!("{which}-{kind}"));
-        if plain.exists() { plain } else { dir.join(format!("{which}-{kind}.gz")) }
-    };
-    Ok(LabelledImages::read(&file("images-idx3-ubyte"), &file("labels-idx1-ubyte"), classes)?)
 }
 
 fn select(all: &LabelledImages, indices: &[usize]) -> LabelledImages {
     let pixels = indices.iter().filter_map(|i| all.image(*i)).flatten().copied().collect();
     let labels = indices.iter().map(|i| all.labels[*i]).collect();
-    LabelledImages { height: all.height, width: all.width, pixels, labels }
+    LabelledImages { height: all.height, width: all.width, channels: all.channels, pixels, labels }
 }
 
 fn hash(images: &LabelledImages) -> String {
@@ -131,7 +122,7 @@ impl Split {
         &self.images.labels
     }
 
-    /// Pixels of an image, row by row.
+    /// Pixels of an image, row by row, channels side by side.
     pub(crate) fn image(&self, index: usize) -> &[u8] {
         self.images.image(index).unwrap_or_default()
     }
@@ -141,8 +132,8 @@ impl Split {
     /// # Errors
     /// The GPU has no room.
     pub(crate) fn with_pixels(&self, pixels: Vec<u8>) -> Result<Self> {
-        let LabelledImages { height, width, labels, .. } = self.images.clone();
-        Self { images: LabelledImages { height, width, pixels, labels }, ..self.clone() }.placed()
+        let LabelledImages { height, width, channels, labels, .. } = self.images.clone();
+        Self { images: LabelledImages { height, width, channels, pixels, labels }, ..self.clone() }.placed()
     }
 
     /// Height and width of the images.

@@ -8,11 +8,12 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use semlink_codec::images::Part;
 use semlink_nn::checkpoint::write_atomically;
 use sha2::{Digest, Sha256};
 
-use crate::data::{self, to_hex};
-use crate::{Error, Result};
+use crate::data::to_hex;
+use crate::{Error, Result, source};
 
 /// Where the authors of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017) keep its files.
 pub const ADDRESS: &str = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com";
@@ -78,7 +79,7 @@ fn content_hash(gz: &[u8]) -> Option<String> {
 /// # Errors
 /// The files cannot be read, or the folder takes none.
 pub fn sample(data: &Path, out: &Path) -> Result<()> {
-    let all = data::read(data, "t10k", 256)?;
+    let all = source::read_idx(data, Part::Test, 256)?;
     let count = SAMPLE.min(all.len());
     let size = all.height * all.width;
     fs::create_dir_all(out).map_err(|source| Error::Io { path: out.to_owned(), source })?;
@@ -165,7 +166,7 @@ mod tests {
         write_idx(&from.path().join("t10k-labels-idx1-ubyte.gz"), &[1003], &labels).unwrap();
         sample(from.path(), to.path()).unwrap();
         sample(from.path(), again.path()).unwrap();
-        let sample = data::read(to.path(), "t10k", 10).unwrap();
+        let sample = source::read_idx(to.path(), Part::Test, 10).unwrap();
         assert_eq!((sample.height, sample.width), (2, 3));
         assert_eq!((sample.pixels.as_slice(), sample.labels.as_slice()), (&pixels[..6000], &labels[..1000]));
         for (name, _) in &FILES[2..] {

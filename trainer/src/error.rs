@@ -26,10 +26,18 @@ pub enum Error {
         faults: Vec<String>,
     },
     /// The data set's files.
-    #[error(
-        "{0}; Debian has them as package dataset-fashion-mnist, elsewhere: semlink-trainer data fetch --out DIR, then --data DIR"
-    )]
-    Data(#[from] semlink_codec::idx::IdxError),
+    #[error(transparent)]
+    Data(#[from] semlink_codec::images::ImagesError),
+    /// A file of the data set is not the one that the recipe states.
+    #[error("{}: SHA-256 {found}, but the recipe's data.sha256 states {expected}; fetch the file again", path.display())]
+    Hash {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        found: String,
+        /// What the recipe states.
+        expected: String,
+    },
     /// The data set does not fit the recipe.
     #[error("{0}")]
     Split(String),

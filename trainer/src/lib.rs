@@ -16,6 +16,7 @@ mod progress;
 pub mod recipe;
 pub mod report;
 mod search;
+mod source;
 mod stages;
 pub mod teachers;
 #[doc(hidden)]

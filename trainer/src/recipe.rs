@@ -1,5 +1,6 @@
 //! One experiment, one file: the typed content of `recipes/*.toml`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use semlink_channel::{ChannelKind, RicianK, SnrDb, pilots};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::augment::AugmentConfig;
 use crate::fit::FitConfig;
 use crate::search::{CostMeasure, SearchConfig};
+pub use crate::source::DataFormat;
 pub use crate::stages::robust::config::{CsiConfig, RobustConfig, ToldConfig};
 use crate::teachers::Precision;
 use crate::{Error, Result};
@@ -45,10 +47,22 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Folder of the four IDX files, plain or gzipped.
+    /// What the files are.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub format: DataFormat,
+    /// Their folder.
     pub dir: PathBuf,
-    /// Class names, by index.
+    /// Class names, by index; of image files the subfolders' names.
     pub labels: Vec<String>,
+    /// Height and width to which image files are resized; other formats have a size of their own.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub size: Option<[usize; 2]>,
+    /// Image files without folders `train` and `test`: how many of them, by `seed`, are the test images.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub held_out: Option<usize>,
+    /// SHA-256 of files by their path below the folder, compared when they are read; files that are not named here are not checked.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sha256: BTreeMap<String, String>,
     /// Images of the training files that are kept for validation.
     pub validation: usize,
     /// Decides which those are.
@@ -57,6 +71,17 @@ pub struct DataConfig {
     pub mean: Vec<f32>,
     /// Their standard deviation.
     pub std: Vec<f32>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl DataConfig {
+    /// Input of the encoder for images of this size.
+    pub fn input(&self, height: usize, width: usize) -> InputSpec {
+        InputSpec { height, width, channels: self.mean.len(), mean: self.mean.clone(), std: self.std.clone() }
+    }
 }
 
 /// Stage `teacher`.
@@ -269,8 +294,7 @@ impl Recipe {
 
     /// Input of the encoder for images of this size.
     pub fn input(&self, height: usize, width: usize) -> InputSpec {
-        let DataConfig { mean, std, .. } = &self.data;
-        InputSpec { height, width, channels: mean.len(), mean: mean.clone(), std: std.clone() }
+        self.data.input(height, width)
     }
 
     /// Number of classes.
@@ -342,8 +366,9 @@ impl Recipe {
             !self.evaluate.channels.is_empty() && !self.evaluate.snr_db.is_empty(),
             "evaluate.channels and evaluate.snr_db need an entry each".into(),
         );
-        // Height and width come with the files; any valid size does here.
-        for fault in self.input(28, 28).faults() {
+        // Height and width come with the files, if the recipe does not say; any valid size does here.
+        let [height, width] = self.data.size.unwrap_or([28, 28]);
+        for fault in self.input(height, width).faults().into_iter().chain(self.data.faults()) {
             faults.push(format!("data: {fault}"));
         }
         let mut network = |name: &str, checked: semlink_codec::Result<()>| {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream;
 use image::imageops::{self, FilterType};
 use image::{ExtendedColorType, GrayImage, ImageEncoder as _, codecs::png::PngEncoder};
-use semlink_codec::idx::LabelledImages;
+use semlink_codec::images::idx;
 use semlink_proto::v1::transmitter_client::TransmitterClient;
 use semlink_proto::v1::{ClassifyRequest, ClassifyResponse};
 use tokio::sync::mpsc;
@@ -71,7 +71,7 @@ impl Images {
     pub(crate) fn enlarged(side: u32) -> Result<Images> {
         let sample = root().join("assets/sample");
         let (images, labels) = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz");
-        let read = LabelledImages::read(&sample.join(images), &sample.join(labels), 10)?;
+        let read = idx::read(&sample.join(images), &sample.join(labels), 10)?;
         let (width, height) = (u32::try_from(read.width)?, u32::try_from(read.height)?);
         let encode = |(index, label): (usize, &u8)| {
             let mut file = Cursor::new(Vec::new());

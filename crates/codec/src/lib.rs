@@ -11,7 +11,7 @@ mod classifier;
 mod cost;
 mod edge;
 mod error;
-pub mod idx;
+pub mod images;
 mod labels;
 mod manifest;
 mod network;

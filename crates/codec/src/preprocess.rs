@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::{DynamicImage, ImageReader, imageops::FilterType};
+use image::{ImageReader, imageops::FilterType};
 use serde::{Deserialize, Serialize};
 
 /// Size and scaling of the encoder's input.
@@ -137,12 +137,27 @@ impl InputSpec {
     /// # Errors
     /// Any [`ImageError`]. Sizes are checked against `limits` from the header, before a pixel is decoded.
     pub fn prepare(&self, bytes: &[u8], limits: &ImageLimits) -> Result<Input, ImageError> {
-        // The decoders are others' and the files come from anywhere: where a decoder panics (fuzzing found one that does), it is the file that is bad.
-        let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare_file(bytes, limits)));
-        prepared.unwrap_or_else(|_| Err(ImageError::Corrupt("its decoder gave up on it".to_owned())))
+        let (values, captured) = self.scaled(bytes, limits)?;
+        let pixels = values.iter().enumerate().map(|(i, v)| self.normalise(*v, i % self.channels)).collect();
+        Ok(Input { pixels, captured })
     }
 
-    fn prepare_file(&self, bytes: &[u8], limits: &ImageLimits) -> Result<Input, ImageError> {
+    /// The 8-bit values \[height, width, channels\] that [`InputSpec::prepare`] normalises, so that training on a file sees what serving it does.
+    ///
+    /// # Errors
+    /// As [`InputSpec::prepare`].
+    pub fn values(&self, bytes: &[u8], limits: &ImageLimits) -> Result<Vec<u8>, ImageError> {
+        Ok(self.scaled(bytes, limits)?.0)
+    }
+
+    /// Decoded, in the right colours and size; and height x width x channels as captured.
+    fn scaled(&self, bytes: &[u8], limits: &ImageLimits) -> Result<(Vec<u8>, u64), ImageError> {
+        // The decoders are others' and the files come from anywhere: where a decoder panics (fuzzing found one that does), it is the file that is bad.
+        let scaled = catch_unwind(AssertUnwindSafe(|| self.scaled_file(bytes, limits)));
+        scaled.unwrap_or_else(|_| Err(ImageError::Corrupt("its decoder gave up on it".to_owned())))
+    }
+
+    fn scaled_file(&self, bytes: &[u8], limits: &ImageLimits) -> Result<(Vec<u8>, u64), ImageError> {
         if bytes.is_empty() {
             return Err(ImageError::Empty);
         }
@@ -167,26 +182,20 @@ impl InputSpec {
         reader.limits(decoding);
         let decoded = reader.decode().map_err(|e| corrupt(&e))?;
         let captured = u64::from(width) * u64::from(height) * u64::from(decoded.color().channel_count().min(3));
-        Ok(Input { pixels: self.pixels(&decoded), captured })
-    }
-
-    fn pixels(&self, decoded: &DynamicImage) -> Vec<f32> {
         let (width, height) = (self.width as u32, self.height as u32);
-        let resized;
         let sized = if (decoded.width(), decoded.height()) == (width, height) {
             decoded
         } else {
-            resized = decoded.resize_exact(width, height, FilterType::Triangle);
-            &resized
+            decoded.resize_exact(width, height, FilterType::Triangle)
         };
-        let bytes = if self.channels == 1 { sized.to_luma8().into_raw() } else { sized.to_rgb8().into_raw() };
-        bytes.iter().enumerate().map(|(i, v)| self.normalise(*v, i % self.channels)).collect()
+        let values = if self.channels == 1 { sized.to_luma8().into_raw() } else { sized.to_rgb8().into_raw() };
+        Ok((values, captured))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use image::{GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+    use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
 
     use super::*;
 

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::teacher::Teacher;
 use super::{CODEC_FILE, Context, evaluate, robust};
 use crate::data::to_hex;
+use crate::recipe::DataFormat;
 use crate::report::Report;
 use crate::search;
 use crate::{Error, Result, dataset, json};
@@ -73,7 +74,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Copies bundle and teacher to `assets/NAME/` and `assets/teacher/NAME.safetensors`, and the sample to `assets/sample/`.
+/// Copies bundle and teacher to `assets/NAME/` and `assets/teacher/NAME.safetensors`, and the sample of an IDX data set to `assets/sample/`.
 fn ship(context: &Context, assets: &Path, bundle: &Path, teacher: &Path) -> Result<()> {
     let name = &context.recipe.name;
     let own = |file: &str| (bundle.join(file), assets.join(name).join(file));
@@ -94,8 +95,10 @@ fn ship(context: &Context, assets: &Path, bundle: &Path, teacher: &Path) -> Resu
     if context.recipe.searched().is_some() && drawing.exists() {
         checkpoint::write_atomically(&assets.join(name).join(search::DRAWING), &read(&drawing)?)?;
     }
-    dataset::sample(&context.data_dir, &assets.join("sample"))?;
-    println!("{} holds bundle, teacher and sample", assets.display());
+    if context.recipe.data.format == DataFormat::Idx {
+        dataset::sample(&context.data_dir, &assets.join("sample"))?;
+    }
+    println!("{} holds bundle and teacher, and a sample of IDX images", assets.display());
     Ok(())
 }
 

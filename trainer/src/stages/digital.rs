@@ -69,12 +69,13 @@ impl Digital {
 /// Bits of an image's entropy-coded data, and its pixels after decoding.
 fn through_jpeg(pixels: &[u8], (width, height): (usize, usize), quality: u8) -> Result<(usize, Vec<u8>)> {
     let failed = |e: image::ImageError| Error::Split(format!("JPEG: {e}"));
+    let gray = pixels.len() == width * height;
     let mut file = Vec::new();
     JpegEncoder::new_with_quality(&mut file, quality)
-        .encode(pixels, width as u32, height as u32, ExtendedColorType::L8)
+        .encode(pixels, width as u32, height as u32, if gray { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 })
         .map_err(failed)?;
     let decoded = ImageReader::with_format(Cursor::new(&file), ImageFormat::Jpeg).decode().map_err(failed)?;
-    Ok((8 * entropy_coded(&file), decoded.into_luma8().into_raw()))
+    Ok((8 * entropy_coded(&file), if gray { decoded.into_luma8().into_raw() } else { decoded.into_rgb8().into_raw() }))
 }
 
 /// Bytes between the header of the scan and the end of the image.
@@ -95,6 +96,9 @@ mod tests {
         // 16 blocks: 6 bits for "no change" and "end of block" in each, by the standard's tables (ITU-T T.81, annex K).
         assert!((16 * 6..=16 * 6 + 16).contains(&bits), "{bits}");
         assert!(pixels.iter().all(|p| p.abs_diff(128) <= 2));
+        let red: Vec<u8> = [200, 30, 40].repeat(32 * 32);
+        let (_, pixels) = through_jpeg(&red, (32, 32), 95).unwrap();
+        assert!(pixels.len() == red.len() && pixels.iter().zip(&red).all(|(a, b)| a.abs_diff(*b) <= 4));
         let noise: Vec<u8> = (0..784u32).map(|i| (i * 7919 % 251) as u8).collect();
         let sizes = QUALITIES.map(|q| through_jpeg(&noise, (28, 28), q).unwrap().0);
         assert!(sizes.windows(2).all(|pair| pair[0] <= pair[1]), "{sizes:?}");
