@@ -2,9 +2,11 @@
 # Renders every overlay and holds it against the published schemas (strictly) and a security linter; prints what was found, and fails on any.
 #   deploy/kubernetes/validate.sh [PYTHON]      a Python with the packages of requirements.txt beside this file; needs kubectl
 set -euo pipefail
+python=$(command -v "${1:-python3}")
+# The folder changes below; links stay as they are, or a virtual environment would lead out of itself.
+case $python in /*) ;; *) python=$PWD/$python ;; esac
+bin=$(dirname "$python")
 cd "$(dirname "$0")"
-python=${1:-python3}
-bin=$(dirname "$(command -v "$python")")
 rendered=$(mktemp -d)
 trap 'rm -rf "$rendered"' EXIT
 overlays=(server edge all secure training training/gather)
