@@ -22,6 +22,7 @@ mod metrics;
 mod model;
 mod recent;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,12 +112,10 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
 /// The decoders of all bundles with the labels, if there are some, each of which has passed a real forward pass; notes every problem.
 fn prepare(config: &Config, problems: &mut Problems) -> Option<(Vec<DecoderHalf>, Option<Labels>)> {
     config.check(problems);
-    let labels = match &config.labels {
-        Some(path) => Some(problems.check(&format!("--labels {}", path.display()), codecs::read_labels(path))),
-        None => None,
-    };
+    let read = |path: &PathBuf| problems.check(&format!("--labels {}", path.display()), codecs::read_labels(path));
+    let labels = config.labels.as_ref().map(read);
     let named = labels.as_ref().and_then(Option::as_ref);
-    let open = |bundle: &std::path::PathBuf| {
+    let open = |bundle: &PathBuf| {
         let half = codecs::open(bundle).and_then(|half| codecs::label(&half, named));
         (format!("--bundle {}", bundle.display()), half)
     };

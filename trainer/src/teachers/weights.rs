@@ -29,7 +29,7 @@ pub(super) struct Weights {
 enum Source {
     File(BTreeMap<String, Tensor>),
     /// Small random numbers, for measurements.
-    Random(RefCell<ChaCha8Rng>),
+    Random(Box<RefCell<ChaCha8Rng>>),
 }
 
 impl Weights {
@@ -48,7 +48,7 @@ impl Weights {
 
     /// Random ones.
     pub(super) fn random(seed: u64, device: &Device, dtype: DType) -> Self {
-        let rng = RefCell::new(ChaCha8Rng::seed_from_u64(seed));
+        let rng = Box::new(RefCell::new(ChaCha8Rng::seed_from_u64(seed)));
         Self::new(Path::new("random weights"), Source::Random(rng), device, dtype)
     }
 
