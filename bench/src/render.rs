@@ -9,12 +9,14 @@ use serde_json::Value;
 use crate::results::{Row, read, root};
 
 /// Topics, in order, with their headings.
-const TOPICS: [(&str, &str); 5] = [
+const TOPICS: [(&str, &str); 7] = [
     ("link", "The link works end to end"),
     ("search", "KDL-DARTS"),
     ("cat", "CAT at the physical limit ([all points](CAT-TABLES.md))"),
     ("emulator", "The channel emulator"),
     ("production", "Services one would run for real"),
+    ("deploy", "Containers ([how](DEPLOY.md))"),
+    ("gpu", "Training on a GPU ([how](GPU.md))"),
 ];
 
 const INTRODUCTION: &str = "# Results

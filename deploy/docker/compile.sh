@@ -15,11 +15,13 @@ if [ "$host" != "$target" ]; then
 fi
 # Static: glibc resolves names by itself since 2.34.
 export RUSTFLAGS='-C target-feature=+crt-static'
-cargo build --release --locked --target "$target" \
-    -p semlink-transmitter -p semlink-channel-emulator -p semlink-receiver -p semlink -p semlink-trainer
+# PROGRAMS: which of them; all by default.
+programs=${PROGRAMS:-semlink-transmitter semlink-channel-emulator semlink-receiver semlink semlink-trainer}
+# shellcheck disable=SC2086
+cargo build --release --locked --target "$target" $(printf -- '-p %s ' $programs)
 if [ $# -gt 1 ]; then
     mkdir -p "$2"
-    for name in semlink-transmitter semlink-channel-emulator semlink-receiver semlink semlink-trainer; do
+    for name in $programs; do
         cp "${CARGO_TARGET_DIR:-target}/$target/release/$name" "$2/"
     done
 fi

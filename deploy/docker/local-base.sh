@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Imports a base image from this host, where no registry can be reached.
-#   deploy/docker/local-base.sh shell   semlink-base-shell:local: a static shell, enough for PREBUILT (Debian: busybox-static)
+#   deploy/docker/local-base.sh shell   semlink-base-shell:local: a shell and a few tools, enough for PREBUILT
 #   deploy/docker/local-base.sh rust    semlink-base-rust:local: Debian with a C compiler and this host's Rust, enough to compile (debootstrap)
 # Then: docker build --build-arg BUILD_BASE=semlink-base-rust:local ...
 set -euo pipefail
@@ -13,14 +13,16 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 case $kind in
 shell)
-    busybox=$(command -v busybox || true)
-    if [ -z "$busybox" ] || ldd "$busybox" >/dev/null 2>&1; then
-        echo 'local-base.sh: a static busybox is needed (Debian: apt-get install busybox-static)' >&2
-        exit 1
-    fi
-    mkdir -p "$root/bin" "$root/tmp"
-    cp "$busybox" "$root/bin/busybox"
-    "$busybox" --list | while read -r name; do ln -sf busybox "$root/bin/$name"; done
+    # This host's own tools with the libraries that they load.
+    for tool in sh cp mkdir find chown sed dirname touch rm cat; do
+        path=$(readlink -f "$(command -v "$tool")")
+        mkdir -p "$root/bin"
+        cp "$path" "$root/bin/$tool"
+        { ldd "$path" 2>/dev/null || true; } | sed -n 's/^[^/]*\(\/[^ ]*\).*/\1/p' | while read -r library; do
+            mkdir -p "$root$(dirname "$library")"
+            cp -L "$library" "$root$library"
+        done
+    done
     tar -C "$root" -c . | docker import --change 'ENV PATH=/bin' - "$image" >/dev/null
     ;;
 rust)

@@ -22,7 +22,6 @@ mod metrics;
 mod model;
 mod recent;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,10 +111,10 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<
 /// The decoders of all bundles with the labels, if there are some, each of which has passed a real forward pass; notes every problem.
 fn prepare(config: &Config, problems: &mut Problems) -> Option<(Vec<DecoderHalf>, Option<Labels>)> {
     config.check(problems);
-    let read = |path: &PathBuf| problems.check(&format!("--labels {}", path.display()), codecs::read_labels(path));
-    let labels = config.labels.as_ref().map(read);
+    let labels = config.labels.as_ref();
+    let labels = labels.map(|path| problems.check(&format!("--labels {}", path.display()), codecs::read_labels(path)));
     let named = labels.as_ref().and_then(Option::as_ref);
-    let open = |bundle: &PathBuf| {
+    let open = |bundle: &std::path::PathBuf| {
         let half = codecs::open(bundle).and_then(|half| codecs::label(&half, named));
         (format!("--bundle {}", bundle.display()), half)
     };

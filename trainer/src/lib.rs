@@ -9,6 +9,7 @@ mod error;
 mod fit;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod gather;
 mod json;
 mod plot;
 mod progress;

@@ -9,7 +9,7 @@ use semlink_trainer::recipe::{Recipe, StudentSpec};
 use semlink_trainer::teachers::import::{HUB, Imported, Source, import};
 use semlink_trainer::teachers::timing::{self, Timing};
 use semlink_trainer::teachers::{self, Precision};
-use semlink_trainer::{Context, Error, LatencyTable, Stage, dataset};
+use semlink_trainer::{Context, Error, LatencyTable, Stage, dataset, gather};
 
 /// Trains semantic codecs: a teacher, a small student distilled from it, and the channel codec around the student.
 #[derive(Debug, Parser)]
@@ -89,6 +89,14 @@ enum Command {
         /// The table to write.
         #[arg(long, default_value = "latency.json")]
         out: PathBuf,
+    },
+    /// What many runs found, side by side: those below a folder, such as the searches of a sweep; also writes runs.json there.
+    Gather {
+        /// Folder of the runs' folders.
+        runs: PathBuf,
+        /// Prints runs.json instead of the table.
+        #[arg(long)]
+        json: bool,
     },
     /// The images of Fashion-MNIST.
     #[command(subcommand)]
@@ -306,6 +314,14 @@ fn run(cli: Cli) -> semlink_trainer::Result<()> {
             let table = LatencyTable::measure(&spec.layout, &search.operations, size, machine())?;
             table.write(&out)?;
             println!("{} holds {} operations", out.display(), table.operations.len());
+            Ok(())
+        }
+        Command::Gather { runs, json } => {
+            let found = gather::gather(&runs)?;
+            match json {
+                true => print!("{}", std::fs::read_to_string(runs.join(gather::FILE)).unwrap_or_default()),
+                false => print!("{}", gather::table(&found)),
+            }
             Ok(())
         }
         Command::Teacher(command) => teacher(command),

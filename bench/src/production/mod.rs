@@ -3,7 +3,7 @@
 mod calls;
 mod chain;
 mod chaos;
-mod client;
+pub(crate) mod client;
 mod fuzz;
 mod life;
 mod load;

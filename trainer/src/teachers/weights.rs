@@ -48,8 +48,8 @@ impl Weights {
 
     /// Random ones.
     pub(super) fn random(seed: u64, device: &Device, dtype: DType) -> Self {
-        let rng = Box::new(RefCell::new(ChaCha8Rng::seed_from_u64(seed)));
-        Self::new(Path::new("random weights"), Source::Random(rng), device, dtype)
+        let rng = RefCell::new(ChaCha8Rng::seed_from_u64(seed));
+        Self::new(Path::new("random weights"), Source::Random(Box::new(rng)), device, dtype)
     }
 
     fn new(path: &Path, source: Source, device: &Device, dtype: DType) -> Self {
