@@ -104,8 +104,12 @@ fn a_file_comes_back_and_what_is_none_is_refused() {
     back.write(&path).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), first);
 
-    for cut in [0, 7, 100, first.len() - 1] {
-        assert!(Labels::from_bytes(&first[..cut]).is_err(), "{cut} bytes");
+    for at in 0..first.len() {
+        assert!(Labels::from_bytes(&first[..at]).is_err(), "{at} bytes");
+        // Damaged anywhere: refused, or labels of other numbers; no panic.
+        let mut damaged = first.clone();
+        damaged[at] ^= 0x55;
+        let _ = Labels::from_bytes(&damaged);
     }
     let file = checkpoint::from_bytes(&first, &Device::Cpu).unwrap();
     let spoil = |key: &str, value: &str| {
