@@ -1,6 +1,6 @@
 //! Settings of the channel emulator.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,8 +148,8 @@ impl Config {
     /// The links to begin with; notes every setting that cannot be served with.
     pub(crate) fn check(&self, metrics: &Metrics, problems: &mut Problems) -> Option<Arc<Links>> {
         problems.within("--in-flight", self.in_flight, 1, 1 << 20);
-        if let Some(directory) = self.recordings.as_deref().filter(|directory| !directory.is_dir()) {
-            problems.add("--recordings", format!("{}: no such directory", directory.display()));
+        if let Some(directory) = self.recordings.as_deref() {
+            problems.check("--recordings", writable(directory));
         }
         if !(self.patience > 0.0 && self.patience <= 300.0) {
             problems.add("--patience", format!("{}, expected above 0 and at most 300 seconds", self.patience));
@@ -203,6 +203,20 @@ impl Config {
             schedule: None,
         }
     }
+}
+
+/// Whether files can be made in it, seen by making one without a name: mounts and users refuse what permissions seem to allow.
+fn writable(directory: &Path) -> Result<(), String> {
+    let shown = directory.display();
+    if !directory.is_dir() {
+        return Err(format!("{shown}: no such directory"));
+    }
+    let refused = |error: std::io::Error| {
+        // Its kind alone: the rest names a file that nobody asked for.
+        let why = error.kind();
+        format!("{shown}: cannot be written: {why}; a container needs a volume there that its user may write")
+    };
+    tempfile::tempfile_in(directory).map(drop).map_err(refused)
 }
 
 impl Settings {

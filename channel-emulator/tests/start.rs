@@ -63,6 +63,17 @@ fn each_bad_setting_is_refused_with_what_is_expected() {
     }
 }
 
+/// Nobody makes files in /proc, not even root.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_for_recordings_that_is_missing_or_cannot_be_written_is_refused() {
+    for (directory, why) in [("/nowhere", "no such directory"), ("/proc", "cannot be written")] {
+        let arguments = ["--next", "http://127.0.0.1:1", "--recordings", directory];
+        let output = refused(&mut command(&arguments), 64, &["--recordings", directory, why]);
+        assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 1);
+    }
+}
+
 #[test]
 fn the_environment_is_checked_like_flags() {
     let mut command = command(&[]);

@@ -9,7 +9,9 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
 use semlink_codec::images::idx;
-use semlink_deploy::{Hosts, LIMITED, Run, Stack, docker, inspect, log, missing, receiver, tag, url, wait_for};
+use semlink_deploy::{
+    Hosts, LIMITED, Run, Stack, docker, healthy, inspect, log, missing, receiver, tag, url, wait_for,
+};
 use semlink_proto::v1::ClassifyRequest;
 use semlink_proto::v1::transmitter_client::TransmitterClient;
 use tokio::sync::{Mutex, MutexGuard, mpsc};
@@ -290,6 +292,15 @@ async fn what_is_missing_or_wrong_ends_a_container_with_its_status_and_one_line(
             64,
             "/nowhere",
         ),
+        // One that is there, but in the image, which is read-only.
+        (
+            Run {
+                environment: with(&["SEMLINK_NEXT=http://receiver:50053", "SEMLINK_RECORDINGS=/recordings"]),
+                ..emulator.clone()
+            },
+            64,
+            "/recordings",
+        ),
         // A variable with a wrong value.
         (
             Run {
@@ -317,6 +328,30 @@ async fn what_is_missing_or_wrong_ends_a_container_with_its_status_and_one_line(
         if *expected == 64 {
             assert_eq!(err.lines().count(), 1, "{err}");
         }
+    }
+}
+
+/// A fresh volume takes the folder's owner from the image: with the wrong one its user could not write.
+#[tokio::test]
+async fn the_emulator_records_into_a_volume() {
+    let Some(_engine) = engine().await else { return };
+    let mut stack = Stack::new("record");
+    let environment =
+        ["SEMLINK_NEXT=http://127.0.0.1:50053", "SEMLINK_RECORDINGS=/recordings", "SEMLINK_PLAINTEXT=listen"];
+    let mut run = Run { image: "semlink-channel-emulator", alias: "emulator", ..Run::default() };
+    run.environment = environment.map(str::to_owned).to_vec();
+    run.flags = vec!["--volume", "/recordings"];
+    let emulator = stack.start(&run).expect("an emulator");
+    healthy(&emulator, "/semlink-channel-emulator").expect("an emulator that serves");
+    let command = |arguments: &[&str]| {
+        let network = format!("container:{emulator}");
+        let arguments = arguments.iter().map(|s| (*s).to_owned()).collect();
+        let flags = vec!["--network", network.as_str()];
+        stack.run(&Run { image: "semlink", flags, arguments, ..Run::default() }).expect("a client")
+    };
+    for asked in [&["channel", "record", "start", "walk"][..], &["channel", "record", "stop"]] {
+        let (status, _, err) = command(asked);
+        assert_eq!(status, 0, "{asked:?}: {err}");
     }
 }
 

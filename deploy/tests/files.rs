@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -79,6 +80,29 @@ fn every_metric_of_the_dashboard_is_documented() {
     // What the dashboard is for.
     for what in ["correct_images", "snr_db", "rate_images", "symbols", "answer_seconds", "batch_queue"] {
         assert!(shown.iter().any(|name| name.contains(what)), "no panel shows {what}");
+    }
+}
+
+#[test]
+fn compose_takes_the_files_for_every_profile() {
+    // The plugin, or the program that came before it.
+    let tools = [("docker", &["compose"][..]), ("docker-compose", &[])];
+    let is_there = |(tool, first): &(&str, &[&str])| {
+        Command::new(tool).args(*first).arg("version").output().is_ok_and(|output| output.status.success())
+    };
+    let Some((tool, first)) = tools.into_iter().find(is_there) else {
+        eprintln!("skipped: there is no Docker Compose");
+        return;
+    };
+    let folder = root().join("deploy/compose");
+    for files in [&["compose.yaml"][..], &["compose.yaml", "mtls.yaml"]] {
+        for profile in ["all", "edge", "server"] {
+            let mut compose = Command::new(tool);
+            compose.args(first).args(files.iter().flat_map(|file| ["--file", file])).current_dir(&folder);
+            let output = compose.args(["--profile", profile, "config", "--quiet"]).output().expect("Compose");
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{files:?}, {profile}: {err}");
+        }
     }
 }
 

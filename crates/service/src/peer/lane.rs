@@ -103,10 +103,12 @@ impl Shared {
         let mut lanes: HashMap<SocketAddr, CancellationToken> = HashMap::new();
         let mut backoff = Backoff::new();
         let mut random = StdRng::from_os_rng();
+        let mut resolved = true;
         loop {
             let pause = match self.next.resolve().await {
                 Ok(addresses) => {
                     backoff.reset();
+                    resolved = true;
                     lanes.retain(|address, retired| {
                         let kept = addresses.contains(address);
                         if !kept {
@@ -125,7 +127,12 @@ impl Shared {
                     RESOLVE
                 }
                 Err(why) => {
-                    tracing::warn!(next = self.next.as_str(), why, "next hop cannot be resolved");
+                    // The first failure of an outage; a network that is cut takes its names along, and each attempt would be a line.
+                    if std::mem::take(&mut resolved) {
+                        tracing::warn!(next = self.next.as_str(), why, "next hop cannot be resolved");
+                    } else {
+                        tracing::debug!(next = self.next.as_str(), why, "next hop cannot be resolved");
+                    }
                     self.waiting.failed(&why);
                     backoff.pause(&mut random)
                 }
