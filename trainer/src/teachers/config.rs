@@ -267,3 +267,57 @@ impl<'a> Fields<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::vision::Tower;
+    use super::*;
+
+    /// Published configurations, shortened; parameters as transformers counts them, without the token that pretraining masks patches with.
+    #[test]
+    fn published_models_have_their_sizes() {
+        let clip = |vision: Value, projection: usize| json!({"model_type": "clip", "projection_dim": projection, "vision_config": vision, "text_config": {"eos_token_id": 2}});
+        let large = json!({
+            "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14
+        });
+        let dinov2 = |model: &str| json!({"model_type": model, "image_size": 518, "patch_size": 14});
+        let mut giant = dinov2("dinov2");
+        for (key, value) in [("hidden_size", 1536), ("num_hidden_layers", 40), ("num_attention_heads", 24)] {
+            giant[key] = value.into();
+        }
+        giant["use_swiglu_ffn"] = true.into();
+        for (config, params, features) in [
+            (clip(json!({}), 512), 87_849_216, 512),
+            (clip(json!({"patch_size": 16}), 512), 86_192_640, 512),
+            (clip(large, 768), 303_966_208, 768),
+            (json!({"model_type": "vit"}), 85_798_656, 768),
+            (dinov2("dinov2"), 86_579_712, 768),
+            (dinov2("dinov2_with_registers"), 86_582_784, 768),
+            (giant, 1_136_479_232, 1536),
+        ] {
+            let vision = Config::parse(&config).unwrap().vision;
+            assert_eq!((Tower::params(&vision), Tower::features(&vision)), (params, features), "{config}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        for (config, expected) in [
+            (json!({}), "model_type is absent"),
+            (json!({"model_type": "clip", "text_config": {}}), "vision_config is missing"),
+            (json!({"model_type": "clip", "vision_config": {}}), "text_config is missing"),
+            (json!({"model_type": "vit", "patch_size": 0}), "patch_size is 0"),
+            (json!({"model_type": "vit", "image_size": 225}), "image_size 225 is not a multiple of patch_size 16"),
+            (json!({"model_type": "vit", "num_attention_heads": 7}), "7 num_attention_heads do not divide"),
+            (json!({"model_type": "vit", "hidden_act": "selu"}), "hidden_act is \"selu\""),
+            (json!({"model_type": "vit", "num_channels": 1}), "num_channels is 1"),
+            (json!({"model_type": "dinov2", "layer_norm_eps": -1.0}), "layer_norm_eps"),
+            (json!({"model_type": "dinov2", "use_swiglu_ffn": "yes"}), "use_swiglu_ffn"),
+        ] {
+            let fault = Config::parse(&config).unwrap_err();
+            assert!(fault.contains(expected) && !fault.contains('\n'), "{fault}");
+        }
+    }
+}
