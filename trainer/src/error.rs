@@ -135,6 +135,9 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// A page, or a picture.
+    #[error(transparent)]
+    Page(#[from] semlink_report::Error),
     /// A plot or report.
     #[error("{}: {what}", path.display())]
     Report {

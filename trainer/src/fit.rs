@@ -16,7 +16,7 @@ use semlink_nn::{Params, checkpoint, grad};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::progress::{Metrics, Progress};
+use crate::progress::{METRICS, Metrics, Progress};
 use crate::{Error, Result};
 
 /// How a stage optimises.
@@ -238,7 +238,7 @@ impl Job<'_> {
         let per_epoch = objective.samples() / batch;
         let total = per_epoch * config.epochs;
         let schedule = OneCycle::new(config.lr, (config.warmup * total as f64) as usize, total);
-        let mut metrics = Metrics::open(&self.dir.join("metrics.jsonl"))?;
+        let mut metrics = Metrics::open(&self.dir.join(METRICS))?;
         let mut progress = Progress::new(self.stage, total, state.step, batch);
         let mut order = Vec::new();
         let mut order_epoch = usize::MAX;

@@ -11,6 +11,7 @@ mod fit;
 pub mod fuzzing;
 pub mod gather;
 mod json;
+pub mod page;
 mod plot;
 mod progress;
 pub mod recipe;

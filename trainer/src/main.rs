@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use semlink_nn::DeviceChoice;
+use semlink_report::Output;
+use semlink_trainer::page::Run;
 use semlink_trainer::recipe::{Recipe, StudentSpec};
 use semlink_trainer::teachers::import::{HUB, Imported, Source, import};
 use semlink_trainer::teachers::timing::{self, Timing};
@@ -23,6 +26,7 @@ const HELP: &str = "\
 Example, from nothing to a bundle:
   semlink-trainer data fetch --out data          (or: apt-get install dataset-fashion-mnist)
   semlink-trainer run recipes/fashion-mnist.toml --data data
+  semlink-trainer report runs/fashion-mnist      (runs/fashion-mnist/report.html: the whole run on a page)
   semlink-receiver --bundle runs/fashion-mnist/bundle ...
 
 Exit status: 0 done, 2 wrong usage, 64 wrong recipe, 1 anything else.";
@@ -39,7 +43,24 @@ Stages, in order, and what they write into the run's folder:
   bundle    what the services load                                              bundle/
 
 metrics.jsonl has a line for every 50 steps and every epoch; STAGE.done.json says how long a stage took; STAGE.checkpoint.safetensors
-is what --resume continues from after a kill, with the result that the run would have had.";
+is what --resume continues from after a kill, with the result that the run would have had. recipe.toml is the recipe as it counted.
+
+Examples:
+  semlink-trainer run recipes/fashion-mnist.toml --resume
+  semlink-trainer run recipes/fashion-mnist.toml --stage evaluate --json | jq .student.accuracy
+  semlink-trainer run recipes/fashion-mnist.toml --set search.fit.seed=2 --out runs/seed-2 --from runs/fashion-mnist";
+
+const REPORT_HELP: &str = "\
+Examples:
+  semlink-trainer report runs/fashion-mnist
+  semlink-trainer report runs/fashion-mnist --out /tmp/run.html --json | jq .missing
+
+The page holds what the run's stages have left so far: what was run, accuracy over SNR with limit and baselines, confusion, calibration, sample
+images, the searched cells, the search's trials, training curves and the recipe. One file; it opens without a network and prints.";
+
+const COMPLETIONS_HELP: &str = "\
+Example:
+  semlink-trainer completions bash > /etc/bash_completion.d/semlink-trainer";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -78,6 +99,21 @@ enum Command {
         /// Stage bundle also copies bundle, teacher and sample to this folder, as the repository's assets/ holds them.
         #[arg(long)]
         assets: Option<PathBuf>,
+        /// Prints the results of stages evaluate and bundle as JSON, a line each, instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes a page about a run, as far as it is done: one HTML file to hand on.
+    #[command(after_help = REPORT_HELP)]
+    Report {
+        /// The run's folder, e.g. runs/fashion-mnist.
+        run: PathBuf,
+        /// The file [default: report.html in the run's folder].
+        #[arg(long, value_name = "FILE.html")]
+        out: Option<PathBuf>,
+        /// Prints the run in short as a JSON object instead of the file's name.
+        #[arg(long)]
+        json: bool,
     },
     /// Measures what each candidate operation of a recipe's search takes on this host, for [search] cost = { latency = FILE }.
     Latency {
@@ -122,6 +158,12 @@ enum Command {
         /// The file to write; it appears whole or not at all.
         #[arg(long, default_value = "labels.safetensors")]
         out: PathBuf,
+    },
+    /// Prints a shell's completions for this program.
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// Which shell.
+        shell: Shell,
     },
 }
 
@@ -289,14 +331,14 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> semlink_trainer::Result<()> {
     match cli.command {
-        Command::Run { recipe, changes, stage, from, resume, data, out, threads, device, exact, assets } => {
+        Command::Run { recipe, changes, stage, from, resume, data, out, threads, device, exact, assets, json } => {
             let recipe = Recipe::read(&recipe, &changes)?;
             semlink_nn::runtime::init(threads)?;
             let device = device.open()?;
             precision(exact);
             semlink_nn::runtime::on_pool(|| {
                 let context = Context::new(&recipe, data.as_deref(), out.as_deref())?.resume(resume).assets(assets);
-                let context = context.on(device);
+                let context = context.on(device).json(json);
                 if let Some(from) = &from {
                     context.take_from(from)?;
                 }
@@ -322,6 +364,21 @@ fn run(cli: Cli) -> semlink_trainer::Result<()> {
                 true => print!("{}", std::fs::read_to_string(runs.join(gather::FILE)).unwrap_or_default()),
                 false => print!("{}", gather::table(&found)),
             }
+            Ok(())
+        }
+        Command::Report { run: folder, out, json } => {
+            let run = Run::read(&folder)?;
+            let output = Output::prepare(&out.unwrap_or_else(|| folder.join("report.html")))?;
+            let path = output.path().to_owned();
+            run.write(output)?;
+            match json {
+                true => println!("{}", serde_json::json!(run.summary(&path))),
+                false => println!("wrote {}", path.display()),
+            }
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "semlink-trainer", &mut std::io::stdout());
             Ok(())
         }
         Command::Teacher(command) => teacher(command),

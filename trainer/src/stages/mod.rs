@@ -4,9 +4,9 @@ mod bundle;
 pub(crate) mod cache;
 mod digital;
 pub(crate) mod distill;
-mod evaluate;
+pub(crate) mod evaluate;
 pub(crate) mod robust;
-mod teacher;
+pub(crate) mod teacher;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use candle_core::Device;
 use semlink_codec::StudentConfig;
@@ -34,6 +34,24 @@ use crate::{Error, Result, json};
 
 /// What stage `robust` writes and `evaluate` and `bundle` read: all parameters of both halves, by their names in a bundle.
 pub(crate) const CODEC_FILE: &str = "codec.safetensors";
+
+/// The recipe of a run, whole.
+pub(crate) const RECIPE_FILE: &str = "recipe.toml";
+/// What else there is to know of a run.
+pub(crate) const ABOUT_FILE: &str = "run.json";
+
+/// `run.json`: of the last start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct About {
+    /// Of the trainer.
+    pub(crate) version: String,
+    /// RFC 3339, UTC.
+    pub(crate) date: String,
+    /// `cpu` or `gpu`.
+    pub(crate) device: String,
+    /// CPUs that the process may use.
+    pub(crate) threads: usize,
+}
 
 /// One step from images to a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,16 +117,18 @@ pub struct Context<'a> {
     data: OnceLock<Data>,
     /// Where networks and images are.
     pub(crate) device: Device,
+    /// Results go to standard output as JSON instead of tables.
+    pub(crate) json: bool,
 }
 
 /// What is remembered of a stage that is done.
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
+pub(crate) struct Record {
     stage: String,
     /// See [`Context::inputs`].
     inputs: String,
     /// Of computing, interrupted attempts included.
-    seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 impl<'a> Context<'a> {
@@ -129,12 +149,18 @@ impl<'a> Context<'a> {
             seconds_before: Cell::new(0.0),
             data: OnceLock::new(),
             device: Device::Cpu,
+            json: false,
         })
     }
 
     /// Whether stages that are done are skipped and an interrupted one is continued; otherwise all start afresh.
     pub fn resume(self, resume: bool) -> Self {
         Self { resume, ..self }
+    }
+
+    /// Whether results go to standard output as JSON, a line for each stage that has one, instead of tables.
+    pub fn json(self, json: bool) -> Self {
+        Self { json, ..self }
     }
 
     /// Computes on this device instead of the CPU.
@@ -265,7 +291,7 @@ impl<'a> Context<'a> {
         self.dir.join(Self::record(stage))
     }
 
-    fn record(stage: Stage) -> String {
+    pub(crate) fn record(stage: Stage) -> String {
         format!("{}.done.json", stage.name())
     }
 
@@ -319,12 +345,29 @@ impl<'a> Context<'a> {
         self.done(stage).map(|record| record.seconds)
     }
 
+    /// Leaves in the run's folder what is run: the recipe as it counts, changes and bases included, and with what.
+    fn note(&self) -> Result<()> {
+        let path = self.dir.join(RECIPE_FILE);
+        let text =
+            toml::to_string(self.recipe).map_err(|e| Error::Report { path: path.clone(), what: e.to_string() })?;
+        semlink_nn::checkpoint::write_atomically(&path, text.as_bytes())?;
+        let device = if self.device.is_cpu() { "cpu" } else { "gpu" };
+        let about = About {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            device: device.to_owned(),
+            threads: semlink_codec::available_cpus(),
+        };
+        json::write(&self.dir.join(ABOUT_FILE), &about)
+    }
+
     /// Runs one stage, or all of them; with `resume`, those that are done are skipped.
     ///
     /// # Errors
     /// Whatever stops a stage.
     pub fn run(&self, only: Option<Stage>) -> Result<()> {
         self.check_search()?;
+        let mut noted = false;
         for stage in Stage::ALL {
             if only.is_some_and(|only| only != stage) {
                 continue;
@@ -332,6 +375,10 @@ impl<'a> Context<'a> {
             if self.resume && only.is_none() && self.done(stage).is_some() {
                 eprintln!("{:>8} done before", stage.name());
                 continue;
+            }
+            if !noted {
+                self.note()?;
+                noted = true;
             }
             let started = Instant::now();
             self.seconds_before.set(0.0);
