@@ -9,6 +9,7 @@ use semlink_channel_emulator::CsiMode;
 use semlink_codec::EncoderHalf;
 use semlink_service::peer::NextHop;
 use semlink_service::security::Credentials;
+use semlink_service::shutdown;
 use semlink_transmitter::rate::Rate;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -19,6 +20,7 @@ use crate::files::{self, Sweep};
 use crate::grid::SnrGrid;
 use crate::images::{self, Dataset};
 use crate::plot::{self, Clean};
+use crate::progress::Bar;
 use crate::sweep::{self, Peers, Plan};
 use crate::terminal;
 
@@ -165,7 +167,8 @@ pub(crate) async fn sweep(args: &SweepArgs, out: &mut impl Write) -> Result<()> 
     files::prepare(&args.out)?;
     let mut peers = Peers::connect(&args.to, &args.control, &args.security.credentials()?).await?;
     let (codec_id, clean) = about.map(|about| (about.codec_id, about.clean)).unzip();
-    let swept = sweep::run(&mut peers, &args.grid.plan(), &dataset, codec_id).await?;
+    let swept =
+        sweep::run(&mut peers, &args.grid.plan(), &dataset, codec_id, &mut Bar::default(), shutdown::signal()).await?;
     show(&swept, clean.flatten(), &args.out, out)
 }
 
@@ -224,7 +227,7 @@ impl Services {
         let Services { transmitter, emulator, mut tasks, stop } = self;
         let sweeping = async {
             let mut peers = Peers::connect(&transmitter, &emulator, &Credentials::none()).await?;
-            sweep::run(&mut peers, plan, dataset, Some(codec_id)).await
+            sweep::run(&mut peers, plan, dataset, Some(codec_id), &mut Bar::default(), shutdown::signal()).await
         };
         let swept = tokio::select! {
             swept = sweeping => swept,

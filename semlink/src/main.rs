@@ -7,6 +7,7 @@ mod files;
 mod grid;
 mod images;
 mod plot;
+mod progress;
 mod send;
 mod sweep;
 mod terminal;
