@@ -25,7 +25,7 @@ use crate::sweep::{self, Peers, Plan};
 use crate::terminal;
 
 /// Where the repository keeps the assets.
-const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets");
+pub(crate) const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets");
 
 /// Flags of `semlink demo`.
 #[derive(Debug, clap::Args)]

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use futures::stream::Pending;
 use semlink_proto::v1::transmitter_server::{Transmitter, TransmitterServer};
-use semlink_proto::v1::{ClassifyRequest, ClassifyResponse};
+use semlink_proto::v1::{ClassifyRequest, ClassifyResponse, CodecInfo, GetCodecRequest};
 use serde_json::Value;
 use support::{Chain, IMAGES, assets, command, listener, path, semlink, stderr, stdout, sweep_json};
 use tokio::sync::mpsc;
@@ -123,6 +123,10 @@ impl Transmitter for Silent {
         _: Request<Streaming<ClassifyRequest>>,
     ) -> Result<Response<Self::ClassifyStreamStream>, Status> {
         Ok(Response::new(futures::stream::pending()))
+    }
+
+    async fn get_codec(&self, _: Request<GetCodecRequest>) -> Result<Response<CodecInfo>, Status> {
+        Ok(Response::new(CodecInfo::default()))
     }
 }
 
