@@ -2,6 +2,7 @@
 
 mod channel;
 mod client;
+mod dashboard;
 mod demo;
 mod files;
 mod grid;
@@ -77,6 +78,8 @@ enum Command {
     /// Sweep the channel between running services
     #[command(after_help = SWEEP_HELP)]
     Sweep(Box<demo::SweepArgs>),
+    /// Serve a page that shows the link at work and changes its channel
+    Dashboard(Box<dashboard::Args>),
     /// Look at or change the channel of a running emulator
     #[command(subcommand)]
     Channel(Box<channel::Command>),
@@ -115,6 +118,7 @@ fn run(command: &Command) -> Result<()> {
             Command::Demo(args) => demo::demo(args, out).await,
             Command::Send(args) => send::run(args, out).await,
             Command::Sweep(args) => demo::sweep(args, out).await,
+            Command::Dashboard(args) => dashboard::run(args, out).await,
             Command::Channel(command) => channel::run(command, out).await,
             Command::Completions { .. } => Ok(()),
         }

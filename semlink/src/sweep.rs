@@ -46,6 +46,8 @@ pub(crate) struct Peers {
     control: ChannelControlClient<Secured>,
     to: String,
     control_url: String,
+    /// Of the emulator; empty: its default one.
+    link: String,
 }
 
 /// What the answers of one point add up to.
@@ -68,7 +70,13 @@ impl Peers {
             control: ChannelControlClient::new(client::connect(control, credentials).await?),
             to: to.as_str().to_owned(),
             control_url: control.as_str().to_owned(),
+            link: String::new(),
         })
+    }
+
+    /// The same for another of the emulator's links: that which the transmitter's frames take.
+    pub(crate) fn with_link(self, link: &str) -> Peers {
+        Peers { link: link.to_owned(), ..self }
     }
 }
 
@@ -122,11 +130,12 @@ async fn measure(peers: &mut Peers, plan: &Plan, dataset: &Dataset, progress: &m
 
 impl Peers {
     async fn get(&mut self) -> Result<v1::ChannelProfile> {
-        let got = self.control.get_channel(v1::GetChannelRequest::default()).await;
+        let got = self.control.get_channel(v1::GetChannelRequest { link: self.link.clone() }).await;
         Ok(got.map_err(|status| client::failed(&self.control_url, &status))?.into_inner())
     }
 
     async fn set(&mut self, change: SetChannelRequest) -> Result<v1::ChannelProfile> {
+        let change = SetChannelRequest { link: self.link.clone(), ..change };
         let set = self.control.set_channel(change).await;
         Ok(set.map_err(|status| client::failed(&self.control_url, &status))?.into_inner())
     }
