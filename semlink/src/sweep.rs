@@ -203,9 +203,7 @@ impl Tally {
         self.correct += usize::from(right);
         let details = &mut self.details;
         *details.decided.entry((image.class.clone(), decision.index)).or_default() += 1;
-        if !details.names.contains_key(&decision.index) {
-            details.names.insert(decision.index, decision.label.clone());
-        }
+        details.names.entry(decision.index).or_insert_with(|| decision.label.clone());
         details.reliability.push(decision.confidence, right);
         if let Some(place) = usize::try_from(answer.id).ok().filter(|place| *place < SAMPLES) {
             details.samples.resize((place + 1).max(details.samples.len()), None);

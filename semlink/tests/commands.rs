@@ -137,7 +137,7 @@ fn a_demo_writes_a_report_that_says_what_its_files_say() {
 fn a_report_that_cannot_be_kept_is_refused_before_the_sweep() {
     let dir = assets();
     let (bundle, data, out) = (path(&dir, "bundle"), path(&dir, "data"), path(&dir, "out"));
-    let folders = ["demo", "--bundle", &bundle, "--data", &data, "--out", &out];
+    let folders = ["demo", "--images", "12", "--bundle", &bundle, "--data", &data, "--out", &out];
     for (report, why) in [(path(&dir, "none/report.html"), "No such file"), (path(&dir, "data"), "is a folder")] {
         let refused = semlink(folders.iter().copied().chain(["--report", &report]));
         assert_eq!(refused.status.code(), Some(1));

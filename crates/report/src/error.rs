@@ -1,6 +1,5 @@
 //! What can go wrong with a report.
 
-use std::io;
 use std::path::PathBuf;
 
 /// A report that cannot be made or kept.
@@ -15,12 +14,12 @@ pub enum Error {
         what: String,
     },
     /// A file.
-    #[error("{}: {source}; name a file in a folder that can be written", path.display())]
+    #[error("{}: {what}; name a file in a folder that can be written", path.display())]
     Write {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        what: String,
     },
     /// A folder where a file is to be.
     #[error("{}: is a folder; name a file in it", path.display())]

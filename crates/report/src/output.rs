@@ -1,6 +1,6 @@
 //! A file that is there whole or not at all.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -32,7 +32,7 @@ impl Output {
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         match builder.tempfile_in(folder) {
             Ok(file) => Ok(Output { path: path.to_owned(), file }),
-            Err(source) => Err(Error::Write { path: path.to_owned(), source }),
+            Err(error) => Err(failed(path, &error)),
         }
     }
 
@@ -48,8 +48,15 @@ impl Output {
     pub fn write(mut self, text: &str) -> Result<()> {
         let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.as_file().sync_all());
         let kept = written.and_then(|()| self.file.persist(&self.path).map_err(|error| error.error));
-        kept.map(drop).map_err(|source| Error::Write { path: self.path, source })
+        kept.map(drop).map_err(|error| failed(&self.path, &error))
     }
+}
+
+/// What the system says, without the name of the temporary file.
+fn failed(path: &Path, error: &io::Error) -> Error {
+    let inner = error.get_ref().and_then(|inner| inner.source());
+    let what = inner.map_or_else(|| error.to_string(), ToString::to_string);
+    Error::Write { path: path.to_owned(), what }
 }
 
 #[cfg(test)]
@@ -76,7 +83,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let nowhere = dir.path().join("none/report.html");
         let text = Output::prepare(&nowhere).unwrap_err().to_string();
-        assert!(text.contains(&nowhere.display().to_string()), "{text}");
+        assert!(text.starts_with(&format!("{}: No such file", nowhere.display())) && !text.contains(".tmp"), "{text}");
         assert!(matches!(Output::prepare(dir.path()), Err(Error::Folder { .. })));
     }
 }

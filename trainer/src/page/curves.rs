@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     fn step(stage: &str, step: u64, loss: f64) -> Value {
-        json!({"stage": stage, "epoch": 0, "step": step, "lr": 0.1, "loss": loss})
+        json!({"stage": stage, "epoch": (step - 1) / 60, "step": step, "lr": 0.1, "loss": loss})
     }
 
     fn epoch(stage: &str, step: u64, epoch: u64, accuracy: f64) -> Value {

@@ -104,7 +104,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     plot::write(&report, &context.dir.join("report.svg"))?;
     let table = table_text(&report);
     fs::write(context.dir.join("report.txt"), &table)
-        .map_err(|source| crate::Error::Io { path: context.dir.join("report.txt"), source })?;
+        .map_err(|source| Error::Io { path: context.dir.join("report.txt"), source })?;
     match context.json {
         true => println!("{}", serde_json::json!(report)),
         false => println!("{table}"),
