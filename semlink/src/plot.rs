@@ -52,8 +52,7 @@ pub(crate) fn svg(sweep: &Sweep, clean: Option<Clean>, evaluated: &[AccuracyPoin
             let name = format!("{kind}, physical limit given {:.1} %", 100.0 * clean.accuracy);
             chart.push(Line::new(name, tone, curve).stroke(Stroke::Dashed));
         }
-        let same =
-            |e: &&AccuracyPoint| e.channel == kind && points.iter().any(|p| p.snr_db == e.snr_db && p.k == e.k as f64);
+        let same = |e: &&AccuracyPoint| points.iter().any(|point| is_evaluation_of(e, point));
         let evaluated: Vec<&AccuracyPoint> = evaluated.iter().filter(same).collect();
         if let Some(first) = evaluated.first() {
             let name = format!("{kind}, the bundle's evaluation with {} images", first.images);
@@ -62,6 +61,12 @@ pub(crate) fn svg(sweep: &Sweep, clean: Option<Clean>, evaluated: &[AccuracyPoin
         }
     }
     Ok(chart.svg()?)
+}
+
+/// Whether the bundle's evaluation measured this very setting. Of Rician fading it does not say with which K.
+pub(crate) fn is_evaluation_of(evaluated: &AccuracyPoint, point: &Point) -> bool {
+    let same = (evaluated.channel, evaluated.snr_db) == (point.channel, point.snr_db);
+    same && evaluated.k as f64 == point.k && point.channel != ChannelKind::Rician
 }
 
 /// The lowest and the highest SNR.

@@ -266,8 +266,8 @@ fn row(point: &Point, clean: Option<Clean>, evaluated: &[AccuracyPoint]) -> Resu
             .map(|(_, percent)| format!("{percent:.2} %")),
         None => None,
     };
-    let same = |e: &&AccuracyPoint| e.channel == point.channel && e.snr_db == point.snr_db && e.k as f64 == point.k;
-    let own = evaluated.iter().find(same).map(|e| format!("{:.2} %", 100.0 * e.accuracy));
+    let own =
+        evaluated.iter().find(|e| plot::is_evaluation_of(e, point)).map(|e| format!("{:.2} %", 100.0 * e.accuracy));
     let mean = |value: f64| Cell::Number(if value.fract() == 0.0 { value.to_string() } else { format!("{value:.1}") });
     Ok(vec![
         Cell::text(point.channel.to_string()),

@@ -246,16 +246,16 @@ impl Line {
         };
         if !self.name.is_empty() {
             series.label(&self.name).legend(move |(x, y)| {
-                let length = match stroke {
-                    Stroke::Solid | Stroke::Thin => 18,
-                    Stroke::Dashed => 7,
-                    Stroke::Dotted => 2,
-                    Stroke::None => 0,
+                let dashes = match stroke {
+                    Stroke::Solid | Stroke::Thin => [(0, 18); 3],
+                    Stroke::Dashed => [(0, 5), (7, 12), (14, 18)],
+                    Stroke::Dotted => [(0, 2), (7, 9), (14, 16)],
+                    Stroke::None => [(9, 9); 3],
                 };
                 let width = if matches!(stroke, Stroke::Solid | Stroke::Dotted) { 2 } else { 1 };
-                let sign = EmptyElement::at((x, y));
-                let dashes = PathElement::new([(0, 0), (length, 0)], color.stroke_width(width));
-                sign + dashes + outline(mark, 9, color)
+                let [a, b, c] =
+                    dashes.map(|(from, to)| PathElement::new([(from, 0), (to, 0)], color.stroke_width(width)));
+                EmptyElement::at((x, y)) + a + b + c + outline(mark, 9, color)
             });
         }
         if let Some(mark) = mark {

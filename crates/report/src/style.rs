@@ -126,13 +126,14 @@ th,td{padding:.25rem .55rem;border-bottom:1px solid var(--faint);text-align:left
 thead th{vertical-align:bottom}
 .n{text-align:right;white-space:nowrap}
 .heat th,.heat td{padding:.2rem .35rem;overflow-wrap:normal}
-.heat td{text-align:right;border:1px solid var(--faint);min-width:2.4rem}
+.heat td{text-align:right;border:1px solid var(--faint);min-width:2.1rem}
+.heat tbody th{white-space:nowrap}
 .heat thead th.c{writing-mode:vertical-rl;text-align:left}
 .heat td.d{outline:2px solid var(--ink);outline-offset:-2px;font-weight:600}
 .right{color:var(--green)}
 .wrong{color:var(--orange);font-weight:600;text-decoration:underline}
-.sample{width:3.5rem;height:3.5rem;object-fit:contain;image-rendering:pixelated;background:#808080}
-.many{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:0 1.5rem}
+.sample{vertical-align:middle;width:3.5rem;height:3.5rem;object-fit:contain;image-rendering:pixelated;background:#808080}
+.many{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,31rem),1fr));gap:0 1.5rem}
 pre{overflow-x:auto;border:1px solid var(--faint);padding:.6rem;font-size:.85rem;white-space:pre-wrap}
 footer{margin-top:3rem;border-top:1px solid var(--faint);color:var(--grey);font-size:.9rem}
 ";

@@ -73,8 +73,8 @@ impl Table {
         let first = self.rows.first();
         for (i, column) in self.columns.iter().enumerate() {
             let class = match first.and_then(|row| row.get(i)) {
-                Some(Cell::Number(_)) if i > 0 => " class=\"n\"",
                 _ if self.heat && i > 0 => " class=\"c\"",
+                Some(Cell::Number(_)) if i > 0 => " class=\"n\"",
                 _ => "",
             };
             let _ = write!(html, "<th scope=\"col\"{class}>{}</th>", escape(column));
