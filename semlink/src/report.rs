@@ -193,7 +193,7 @@ impl Story<'_> {
             let points = plot::of(self.sweep, kind);
             let mut all = Reliability::default();
             points.iter().for_each(|point| all.merge(&point.details.reliability));
-            pictures.push((all.chart(&kind.to_string()).svg()?, all));
+            pictures.push((all.chart(&kind.to_string()).small_svg()?, all));
             let (tone, mark) = plot::look(kind);
             let line = points.iter().map(|p| (f64::from(p.snr_db), 100.0 * p.details.reliability.error()));
             errors.push(Line::new(kind.to_string(), tone, line).mark(mark));
@@ -207,7 +207,7 @@ impl Story<'_> {
                 table.row([Cell::text(kind.to_string())].into_iter().chain(numbers));
             }
         }
-        pictures.push((errors.svg()?, Reliability::default()));
+        pictures.push((errors.small_svg()?, Reliability::default()));
         section.side_by_side(|many| {
             for (svg, all) in &pictures {
                 let caption = match all.total() {

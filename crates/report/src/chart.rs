@@ -11,8 +11,9 @@ use crate::escape::plain;
 use crate::style::{FAINT, INK, PAPER, rgb};
 use crate::{Error, Result, Tone, escape};
 
-/// Width and height of a chart alone, and of one among several.
+/// Width and height of a chart alone, beside another, and of one in a picture of several.
 const SIZE: (u32, u32) = (760, 480);
+const SMALL: (u32, u32) = (520, 380);
 const PANEL: (u32, u32) = (420, 400);
 
 /// A chart. What is no number is left out.
@@ -166,9 +167,21 @@ impl Chart {
     /// # Errors
     /// The drawing library's.
     pub fn svg(&self) -> Result<Svg> {
+        self.of_size(SIZE)
+    }
+
+    /// Draws it for a place beside another.
+    ///
+    /// # Errors
+    /// The drawing library's.
+    pub fn small_svg(&self) -> Result<Svg> {
+        self.of_size(SMALL)
+    }
+
+    fn of_size(&self, size: (u32, u32)) -> Result<Svg> {
         let mut markup = String::new();
         let drawn = (|| {
-            let root = SVGBackend::with_string(&mut markup, SIZE).into_drawing_area();
+            let root = SVGBackend::with_string(&mut markup, size).into_drawing_area();
             root.fill(&rgb(PAPER[0]))?;
             self.draw(&root, 13)?;
             root.present()?;

@@ -81,7 +81,7 @@ impl Reliability {
         let title = format!("{title}: ECE {:.2} %", 100.0 * self.error());
         let mut chart =
             Chart::new(title, Axis::fixed("confidence", 0.0, 1.0), Axis::fixed("share that is right", 0.0, 1.0))
-                .legend(Corner::UpperLeft);
+                .legend(Corner::LowerRight);
         chart.push(Line::new("as sure as right", Tone::Grey, [(0.0, 0.0), (1.0, 1.0)]).stroke(Stroke::Dashed));
         let filled = || self.bins.iter().filter(|bin| bin.decisions > 0);
         let at = |bin: &Bin| (bin.confidence / bin.decisions as f64, bin.right as f64 / bin.decisions as f64);
@@ -90,7 +90,7 @@ impl Reliability {
             (at(bin).0, low, high)
         });
         let line = Line::new("decisions, with their 95 % intervals", Tone::Blue, filled().map(at));
-        chart.push(line.mark(Mark::Circle).intervals(intervals));
+        chart.push(line.stroke(Stroke::None).mark(Mark::Circle).intervals(intervals));
         chart
     }
 }

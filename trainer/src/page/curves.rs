@@ -83,11 +83,11 @@ pub(super) fn section(metrics: &[Value]) -> Result<Section> {
         let mut pictures = Vec::new();
         if of.iter().any(|curve| !curve.loss.is_empty()) {
             let losses = of.iter().map(|curve| curve.loss.clone()).collect();
-            pictures.push(lines(stage, "training loss", "step", losses).svg()?);
+            pictures.push(lines(stage, "training loss", "step", losses).small_svg()?);
         }
         for figure in figures {
             let values = of.iter().map(|curve| curve.validation.get(figure).cloned().unwrap_or_default()).collect();
-            pictures.push(lines(stage, &format!("validation: {figure}"), "epoch", values).svg()?);
+            pictures.push(lines(stage, &format!("validation: {figure}"), "epoch", values).small_svg()?);
         }
         section.heading(&format!("Stage {stage}"));
         section.side_by_side(|many| {

@@ -22,7 +22,7 @@ pub(super) fn accuracy(report: &Report) -> Result<Section> {
     let uses = usual(report);
     let mut pictures = Vec::new();
     for channel in plot::channels(report) {
-        pictures.push(compared(report, &channel, uses).svg()?);
+        pictures.push(compared(report, &channel, uses).small_svg()?);
     }
     section.heading(&format!("With k = {uses}: interval, limit and baselines"));
     section.side_by_side(|many| {
@@ -109,7 +109,7 @@ pub(super) fn calibration(report: &Report) -> Result<Section> {
     for details in by_channel(report) {
         for detail in details {
             let title = format!("{} at {} dB", detail.channel_text(), detail.snr_db);
-            pictures.push(detail.reliability.chart(&title).svg()?);
+            pictures.push(detail.reliability.chart(&title).small_svg()?);
         }
     }
     let uses = usual(report);
@@ -121,7 +121,7 @@ pub(super) fn calibration(report: &Report) -> Result<Section> {
         let line = points.iter().map(|p| (f64::from(p.snr_db), 100.0 * p.calibration_error));
         errors.push(Line::new(channel, Tone::nth(i), line).mark(Mark::nth(i)));
     }
-    pictures.push(errors.svg()?);
+    pictures.push(errors.small_svg()?);
     section.side_by_side(|many| {
         for svg in &pictures {
             many.figure(svg, svg.title());
