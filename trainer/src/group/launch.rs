@@ -121,3 +121,37 @@ impl Drop for Locals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::{Patience, Rendezvous};
+
+    /// The processes are this very test program; what it makes of its arguments is known.
+    fn start(arguments: &[&str]) -> Locals {
+        Locals::start(2, |_| arguments.iter().map(OsString::from).collect()).unwrap()
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_process_that_ends_instead_of_joining_is_quoted() {
+        let mut locals = start(&["--no-such-option"]);
+        let rendezvous = Rendezvous::bind("127.0.0.1:0").unwrap();
+        let error = rendezvous.gather(2, Patience::new(LONG), |time| locals.ended(time)).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::PeerFailed { rank: 1, .. }), "{error:?}");
+        assert!(text.contains("no-such-option") && !text.contains('\n'), "{text}");
+        // One that says nothing.
+        let mut locals = start(&["--list"]);
+        let text = locals.explain(Error::PeerLost { rank: 1, what: "its connection closed".into() }).to_string();
+        assert!(text.contains("process 1 was lost: it ended with exit status: 0"), "{text}");
+    }
+
+    #[test]
+    fn a_run_ends_well_if_all_its_processes_do() {
+        start(&["--list"]).finish(LONG).unwrap();
+        let text = start(&["--no-such-option"]).finish(LONG).unwrap_err().to_string();
+        assert!(text.starts_with("process 1: ") && text.contains("no-such-option"), "{text}");
+    }
+}

@@ -24,10 +24,7 @@ impl Nccl {
     /// # Errors
     /// Two have the same GPU, or the GPUs cannot reach each other.
     pub fn new(control: Tcp, device: &Device) -> Result<Self> {
-        let name = if control.leads() { Communicator::name()?.to_vec() } else { Vec::new() };
-        let name = control.broadcast(name)?.try_into();
-        let name = name.map_err(|_| Error::Group("process 0 sent no name of a group of GPUs".to_owned()))?;
-        let communicator = Communicator::join(device, control.rank(), control.size(), name)?;
+        let communicator = join(&control, device).inspect_err(|error| control.abandon(error))?;
         // A kernel that waits for a lost process waits for ever, and with it this process's main thread at its next look at the GPU.
         control.on_lost(|what| {
             std::thread::sleep(GRACE);
@@ -36,6 +33,13 @@ impl Nccl {
         });
         Ok(Self { communicator, control })
     }
+}
+
+fn join(control: &Tcp, device: &Device) -> Result<Communicator> {
+    let name = if control.leads() { Communicator::name()?.to_vec() } else { Vec::new() };
+    let name = control.broadcast(name)?.try_into();
+    let name = name.map_err(|_| Error::Group("process 0 sent no name of a group of GPUs".to_owned()))?;
+    Ok(Communicator::join(device, control.rank(), control.size(), name)?)
 }
 
 impl Group for Nccl {
