@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::links::{LinkConfig, Links, responses};
 use crate::record::Recording;
+use crate::watch;
 
 /// Shows and changes the links, and the profiles that their frames are sent through.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Status> + 
 #[tonic::async_trait]
 impl ChannelControl for ControlService {
     type WatchChannelStream = BoxStream<'static, Result<v1::ChannelProfile, Status>>;
+    type WatchFramesStream = BoxStream<'static, Result<v1::FrameSample, Status>>;
 
     async fn get_channel(
         &self,
@@ -75,6 +77,18 @@ impl ChannelControl for ControlService {
         let (name, gone) = (link.name.clone(), link.gone.started());
         let profiles = WatchStream::new(link.profile.subscribe()).map(move |profile| Ok(profile.to_wire(&name)));
         Ok(Response::new(profiles.take_until(gone).take_until(self.drain.started()).boxed()))
+    }
+
+    async fn watch_frames(
+        &self,
+        request: Request<v1::WatchFramesRequest>,
+    ) -> Result<Response<Self::WatchFramesStream>, Status> {
+        let v1::WatchFramesRequest { link, max_per_second } = request.into_inner();
+        let link = self.links.get(&link)?;
+        let pause = watch::pause(max_per_second).map_err(Status::invalid_argument)?;
+        let gone = link.gone.started();
+        let samples = watch::samples(link, pause).map(Ok);
+        Ok(Response::new(samples.take_until(gone).take_until(self.drain.started()).boxed()))
     }
 
     async fn create_link(&self, request: Request<v1::CreateLinkRequest>) -> Result<Response<v1::LinkState>, Status> {

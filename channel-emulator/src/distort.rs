@@ -16,17 +16,19 @@ use crate::record::Symbols;
 /// the next Link, which would end it for a message above its own limit, 4 MiB.
 const MAX_CODEC_ID: usize = 256;
 
-/// Symbols before and after the channel.
+/// Symbols before and after the channel, and what they met.
 #[derive(Debug)]
 pub(crate) struct Heard {
     pub(crate) before: Symbols,
     pub(crate) after: Symbols,
+    pub(crate) state: ChannelState,
 }
 
 /// Sends a frame through the channel of this profile, with this SNR. Its draws are named by `key` and by nothing else.
 ///
 /// Channel state that an emulator before this one attached becomes that of the two channels in a row; if that one attached none, none
-/// can be attached here. With `keep` the symbols before and after are given back.
+/// can be attached here. With `keep` the symbols before and after are given back, with the state of
+/// this channel alone.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` for no symbols, bytes that are no symbols, symbols so large or so uneven that what arrives or the channel state is not
@@ -56,6 +58,7 @@ pub(crate) fn distort(
     }
     let before = keep.then(|| Symbols { pilots: sounding.clone(), payload: symbols.clone() });
     let passed = profile.chain.apply(key, snr, &mut sounding, &mut symbols);
+    let before = before.map(|before| (before, passed.state.clone()));
     // A next Link would refuse it too, but as if it had come like that.
     if !(iq::all_finite(&symbols) && iq::all_finite(&sounding)) {
         return refused("symbols or pilots: too large for the channel, expected a mean power of 1".to_owned());
@@ -79,8 +82,11 @@ pub(crate) fn distort(
         stream: key.stream,
         frame: key.frame,
     });
-    let heard =
-        before.map(|before| Heard { before, after: Symbols { pilots: sounding.clone(), payload: symbols.clone() } });
+    let heard = before.map(|(before, state)| Heard {
+        before,
+        after: Symbols { pilots: sounding.clone(), payload: symbols.clone() },
+        state,
+    });
     if !sounding.is_empty() {
         frame.pilots = bytes::Bytes::from_owner(iq::Encoded::from(sounding));
     }

@@ -24,6 +24,7 @@ mod profile;
 mod record;
 mod schedule;
 mod transport;
+mod watch;
 
 use std::sync::Arc;
 

@@ -19,6 +19,7 @@ use crate::distort::distort;
 use crate::links::{Link, Links, ROOM};
 use crate::metrics;
 use crate::record::{Entry, Symbols, note};
+use crate::watch::sample;
 
 /// Answers each frame with exactly one report: that of the next Link, or an error of its own.
 #[derive(Debug, Clone)]
@@ -114,8 +115,12 @@ impl Link {
         self.metrics.taken(symbols);
         let mut departure = transport.is_slow().then(|| self.line.take(transport, key, symbols));
         let recorder = self.recording().as_ref().map(|recording| recording.entries.clone());
-        let heard = distort(&mut frame, &profile, key, snr, recorder.is_some()).map_err(|status| (status, None))?;
+        let keep = recorder.is_some() || self.viewers.wait();
+        let heard = distort(&mut frame, &profile, key, snr, keep).map_err(|status| (status, None))?;
         let lost = transport.loses(key);
+        if let Some(heard) = &heard {
+            self.viewers.show(|| sample(heard, &frame, self.counters.frames.load(Ordering::Relaxed)));
+        }
         if let (Some(entries), Some(heard)) = (recorder, heard) {
             let realised = frame.truth.map_or(f32::NAN, |truth| truth.snr_db_realised);
             let mut note = note(id, key, profile.version, snr.db(), realised);

@@ -21,6 +21,7 @@ use crate::profile::{CsiMode, Parts, Profile, try_csi};
 use crate::record::Recording;
 use crate::schedule::Schedule;
 use crate::transport::{Line, Transport};
+use crate::watch::Viewers;
 
 /// The link of frames that name none.
 pub(crate) const DEFAULT: &str = "default";
@@ -94,6 +95,7 @@ pub(crate) struct Link {
     pub(crate) room: Arc<Semaphore>,
     pub(crate) counters: Counters,
     pub(crate) recording: Mutex<Option<Recording>>,
+    pub(crate) viewers: Viewers,
     /// Begins when the link is deleted.
     pub(crate) gone: Drain,
 }
@@ -214,6 +216,7 @@ impl Links {
             room: Arc::new(Semaphore::new(ROOM)),
             counters: Counters::default(),
             recording: Mutex::default(),
+            viewers: Viewers::default(),
             gone: Drain::new(),
         })
     }

@@ -3,9 +3,10 @@
 mod support;
 
 use futures::stream;
+use semlink_channel::iq;
 use semlink_proto::v1::{
     ChannelKind, ChannelProfile, CsiMode, GetChannelRequest, ResetChannelRequest, SetChannelRequest, Transport,
-    WatchChannelRequest, link_client::LinkClient,
+    WatchChannelRequest, WatchFramesRequest, link_client::LinkClient,
 };
 use support::{arrived, frame, pair, stages};
 use tokio::sync::mpsc;
@@ -39,6 +40,43 @@ async fn a_change_applies_to_the_frames_after_it_within_one_stream() {
         assert!((-10.0 * csi.noise_var.log10() - snr_db).abs() < 1e-3);
     }
     drop(send);
+    emulator.stop().await;
+    mirror.stop().await;
+}
+
+#[tokio::test]
+async fn a_viewer_sees_frames_as_they_were_sent_and_as_they_arrive() {
+    let (emulator, mirror, mut frames) = pair(3.0, |_| {}).await;
+    let mut control = emulator.control().await;
+    control.set_channel(SetChannelRequest { kind: Some(2), coherence: Some(16), ..snr(3.0) }).await.expect("fading");
+    let watch = WatchFramesRequest { max_per_second: 100, ..Default::default() };
+    let mut samples = control.watch_frames(watch).await.expect("a stream").into_inner();
+    // A viewer waits for a frame, a frame for no viewer: frames are sent until one is seen.
+    let sample = async { samples.message().await.expect("a sample").expect("a sample") };
+    let sending = async {
+        let mut id = 0;
+        loop {
+            emulator.transmit(vec![frame(id)]).await;
+            id += 1;
+        }
+    };
+    let sample = tokio::select! {
+        sample = sample => sample,
+        () = sending => unreachable!("it sends for ever"),
+    };
+    let truth = sample.truth.expect("what was done");
+    assert_eq!((truth.snr_db_requested, truth.stream), (3.0, 2));
+    let sequence = usize::try_from(truth.frame).expect("a number");
+    assert_eq!(sample.frames, truth.frame + 1);
+    let arrived = arrived(&mut frames, sequence + 1).await.remove(sequence);
+    assert_eq!((arrived.sequence, &arrived.symbols), (truth.frame, &sample.received));
+    assert_eq!(iq::decode(&sample.sent).expect("symbols"), support::sent());
+    assert_eq!((&sample.state, sample.state.as_ref().map(|state| state.h.len())), (&arrived.csi, Some(4 * 8)));
+    let refused = control.watch_frames(WatchFramesRequest { max_per_second: 101, ..Default::default() }).await;
+    assert_eq!(refused.expect_err("too many").code(), Code::InvalidArgument);
+    let refused = control.watch_frames(WatchFramesRequest { link: "none".into(), ..Default::default() }).await;
+    assert_eq!(refused.expect_err("no link").code(), Code::NotFound);
+    // A viewer who leaves, and one who stays, hold up no end.
     emulator.stop().await;
     mirror.stop().await;
 }

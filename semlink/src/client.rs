@@ -79,6 +79,14 @@ pub(crate) async fn connect(to: &NextHop, credentials: &Credentials) -> Result<S
     }
 }
 
+/// Connects with the first call, and again whenever a call finds no connection.
+pub(crate) fn connect_lazy(to: &NextHop, credentials: &Credentials) -> Result<Secured> {
+    let url = to.as_str();
+    credentials.check_next(to.uri(), false).map_err(|error| anyhow!("{url}: {error}"))?;
+    let endpoint = Endpoint::from(to.uri().clone()).connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+    Ok(InterceptedService::new(credentials.connect_lazy(&endpoint), Token(credentials.clone())))
+}
+
 /// One line for a failed call.
 pub(crate) fn failed(url: &str, status: &Status) -> anyhow::Error {
     let advice = match status.code() {

@@ -2,11 +2,13 @@
 
 mod channel;
 mod client;
+mod dashboard;
 mod demo;
 mod files;
 mod grid;
 mod images;
 mod plot;
+mod progress;
 mod send;
 mod sweep;
 mod terminal;
@@ -33,6 +35,8 @@ enum Command {
     Send(Box<send::Args>),
     /// Sweep the channel between running services
     Sweep(Box<demo::SweepArgs>),
+    /// Serve a page that shows the link at work and changes its channel
+    Dashboard(Box<dashboard::Args>),
     /// Look at or change the channel of a running emulator
     #[command(subcommand)]
     Channel(Box<channel::Command>),
@@ -61,6 +65,7 @@ fn run(command: &Command) -> Result<()> {
             Command::Demo(args) => demo::demo(args, out).await,
             Command::Send(args) => send::run(args, out).await,
             Command::Sweep(args) => demo::sweep(args, out).await,
+            Command::Dashboard(args) => dashboard::run(args, out).await,
             Command::Channel(command) => channel::run(command, out).await,
         }
     })

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use futures::stream;
-use indicatif::{ProgressBar, ProgressStyle};
 use semlink_channel::stats::wilson;
 use semlink_channel::{ChannelConfig, ChannelKind, RicianK, SnrDb};
 use semlink_proto::v1::channel_control_client::ChannelControlClient;
@@ -13,13 +12,14 @@ use semlink_proto::v1::transmitter_client::TransmitterClient;
 use semlink_proto::v1::{self, ClassifyRequest, ClassifyResponse, SetChannelRequest};
 use semlink_service::peer::NextHop;
 use semlink_service::security::Credentials;
-use semlink_service::{shutdown, wire};
+use semlink_service::wire;
 use semlink_transmitter::rate::Rate;
 
 use crate::client::{self, Secured};
 use crate::files::{Point, Sweep};
 use crate::grid::SnrGrid;
 use crate::images::{Class, Dataset, Labelled};
+use crate::progress::{PointStart, Progress};
 
 /// How long setting the channel back may take after a sweep that failed or was stopped.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +45,8 @@ pub(crate) struct Peers {
     control: ChannelControlClient<Secured>,
     to: String,
     control_url: String,
+    /// Of the emulator; empty: its default one.
+    link: String,
 }
 
 /// What the answers of one point add up to.
@@ -66,21 +68,34 @@ impl Peers {
             control: ChannelControlClient::new(client::connect(control, credentials).await?),
             to: to.as_str().to_owned(),
             control_url: control.as_str().to_owned(),
+            link: String::new(),
         })
+    }
+
+    /// The same for another of the emulator's links: that which the transmitter's frames take.
+    pub(crate) fn with_link(self, link: &str) -> Peers {
+        Peers { link: link.to_owned(), ..self }
     }
 }
 
 /// Measures every point of `plan` with every image of `dataset`, then sets the channel back to what it was before: also when the sweep
-/// fails, and when Ctrl-C or SIGTERM stops it.
+/// fails, and when `stop` ends it.
 ///
 /// Each point has a stream number of its own and its images count from 0, so that a repeated sweep meets the same noise.
-pub(crate) async fn run(peers: &mut Peers, plan: &Plan, dataset: &Dataset, codec_id: Option<String>) -> Result<Sweep> {
+pub(crate) async fn run(
+    peers: &mut Peers,
+    plan: &Plan,
+    dataset: &Dataset,
+    codec_id: Option<String>,
+    progress: &mut dyn Progress,
+    stop: impl Future<Output = ()>,
+) -> Result<Sweep> {
     let before = peers.get().await?;
     let measured = tokio::select! {
-        // First, so that the signals are listened for before anything is changed.
+        // First, so that signals are listened for before anything is changed.
         biased;
-        () = shutdown::signal() => Err(anyhow!("stopped before the end; nothing was written")),
-        measured = measure(peers, plan, dataset) => measured,
+        () = stop => Err(anyhow!("stopped before the end; nothing was written")),
+        measured = measure(peers, plan, dataset, progress) => measured,
     };
     let restored = tokio::time::timeout(RESTORE_TIMEOUT, peers.set(restore(&before))).await;
     let restored = restored.unwrap_or_else(|_| Err(anyhow!("{}: no answer", peers.control_url)));
@@ -93,30 +108,32 @@ pub(crate) async fn run(peers: &mut Peers, plan: &Plan, dataset: &Dataset, codec
     Ok(Sweep { codec_id, dataset: dataset.name.clone(), points })
 }
 
-async fn measure(peers: &mut Peers, plan: &Plan, dataset: &Dataset) -> Result<Vec<Point>> {
+async fn measure(peers: &mut Peers, plan: &Plan, dataset: &Dataset, progress: &mut dyn Progress) -> Result<Vec<Point>> {
     let grid: Vec<(ChannelKind, SnrDb)> =
         plan.channels.iter().flat_map(|kind| plan.snr.points().iter().map(|snr| (*kind, *snr))).collect();
-    let bar = progress_bar(grid.len() * dataset.images.len());
-    let mut points = Vec::with_capacity(grid.len());
+    let (all, images) = (grid.len(), dataset.images.len());
+    let mut points = Vec::with_capacity(all);
     for (number, (kind, snr)) in (1..).zip(grid) {
-        bar.set_message(format!("{kind} {} dB", snr.db()));
         let change =
             SetChannelRequest { kind: Some(wire::kind(kind).into()), snr_db: Some(snr.db()), ..Default::default() };
         let profile = peers.set(change).await?;
-        let point = peers.point(&profile, plan.rate, number, &dataset.images, &bar).await;
-        points.push(point.with_context(|| format!("{kind} at {} dB", snr.db()))?);
+        progress.point_started(&PointStart { channel: kind, snr, place: points.len(), points: all, images });
+        let point = peers.point(&profile, plan.rate, number, &dataset.images, progress).await;
+        let point = point.with_context(|| format!("{kind} at {} dB", snr.db()))?;
+        progress.point_done(&point);
+        points.push(point);
     }
-    bar.finish_and_clear();
     Ok(points)
 }
 
 impl Peers {
     async fn get(&mut self) -> Result<v1::ChannelProfile> {
-        let got = self.control.get_channel(v1::GetChannelRequest::default()).await;
+        let got = self.control.get_channel(v1::GetChannelRequest { link: self.link.clone() }).await;
         Ok(got.map_err(|status| client::failed(&self.control_url, &status))?.into_inner())
     }
 
     async fn set(&mut self, change: SetChannelRequest) -> Result<v1::ChannelProfile> {
+        let change = SetChannelRequest { link: self.link.clone(), ..change };
         let set = self.control.set_channel(change).await;
         Ok(set.map_err(|status| client::failed(&self.control_url, &status))?.into_inner())
     }
@@ -128,7 +145,7 @@ impl Peers {
         rate: Rate,
         number: u64,
         images: &[Labelled],
-        bar: &ProgressBar,
+        progress: &mut dyn Progress,
     ) -> Result<Point> {
         let (uses, auto) = match rate {
             Rate::Auto => (None, true),
@@ -160,8 +177,8 @@ impl Peers {
         while let Some(answer) = answers.message().await.map_err(|status| client::failed(&self.to, &status))? {
             let image = missing.remove(&answer.id);
             let image = image.with_context(|| format!("{}: an answer with unknown id {}", self.to, answer.id))?;
-            tally.add(image, &answer)?;
-            bar.inc(1);
+            let right = tally.add(image, &answer)?;
+            progress.answered(right);
         }
         let seconds = start.elapsed().as_secs_f64();
         ensure!(missing.is_empty(), "{}: {} of {} images were not answered", self.to, missing.len(), images.len());
@@ -170,16 +187,18 @@ impl Peers {
 }
 
 impl Tally {
-    fn add(&mut self, image: &Labelled, answer: &ClassifyResponse) -> Result<()> {
+    /// Gives whether the decision was right.
+    fn add(&mut self, image: &Labelled, answer: &ClassifyResponse) -> Result<bool> {
         if let Some(error) = &answer.error {
             bail!("{}: {}", image.name, error.message);
         }
         let decision =
             answer.decision.as_ref().with_context(|| format!("{}: an answer without decision", image.name))?;
-        self.correct += usize::from(match &image.class {
+        let right = match &image.class {
             Class::Index(index) => decision.index == *index,
             Class::Label(label) => decision.label == *label,
-        });
+        };
+        self.correct += usize::from(right);
         let link = answer.link.unwrap_or_default();
         self.uses += u64::from(link.uses);
         self.pilots += u64::from(link.pilots);
@@ -188,7 +207,7 @@ impl Tally {
             self.snr_db += f64::from(snr_db);
             self.snr_known += 1;
         }
-        Ok(())
+        Ok(right)
     }
 
     fn point(&self, profile: &v1::ChannelProfile, images: usize, seconds: f64) -> Result<Point> {
@@ -225,16 +244,6 @@ fn restore(profile: &v1::ChannelProfile) -> SetChannelRequest {
         stages: profile.stages.clone(),
         schedule: Some(profile.schedule.clone().unwrap_or_default()),
         ..Default::default()
-    }
-}
-
-/// Hidden where standard error is no terminal.
-fn progress_bar(images: usize) -> ProgressBar {
-    let bar = ProgressBar::new(images as u64);
-    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} images, {per_sec}, {eta} left  {msg}");
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use semlink_channel::iq;
 use semlink_proto::v1::{self, transmitter_server::Transmitter};
 use semlink_service::batch::Done;
 use semlink_service::peer::{LinkClient, Reported};
@@ -277,6 +278,12 @@ impl Transmitter for TransmitterService {
         let request = request.into_inner();
         let deadline = deadline::first(inner.patience, [timeout, wanted(&request)]);
         inner.classify(request, arrived, deadline, parent.as_deref()).await.map(Response::new)
+    }
+
+    async fn get_codec(&self, _request: Request<v1::GetCodecRequest>) -> Result<Response<v1::CodecInfo>, Status> {
+        let codec = self.0.codecs.present();
+        let pilots = self.0.pilots.len() / iq::SYMBOL_BYTES;
+        Ok(Response::new(v1::CodecInfo { pilots: pilots as u32, ..codec.info.clone() }))
     }
 
     async fn classify_stream(

@@ -6,7 +6,8 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use semlink_codec::{EncoderHalf, ImageLimits};
+use semlink_channel::ChannelUses;
+use semlink_codec::{EncoderHalf, ImageLimits, Manifest};
 use semlink_proto::v1;
 use semlink_service::batch::Limits;
 use semlink_service::config::Problems;
@@ -29,6 +30,8 @@ const TRIAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Codec {
     pub(crate) id: String,
+    /// What clients are told of it; the pilots are not the codec's.
+    pub(crate) info: v1::CodecInfo,
     pub(crate) model: Model,
     pub(crate) control: Arc<Control>,
 }
@@ -191,6 +194,7 @@ impl Codecs {
 impl Codec {
     fn start(encoder: Encoder, config: &Config, metrics: &BatchMetrics) -> Result<Codec, String> {
         let (id, control) = (encoder.half.codec_id().to_owned(), Arc::clone(&encoder.control));
+        let info = info(encoder.half.manifest(), control.table(), config.rate);
         let limits = Limits {
             queue: config.queue,
             batch: config.max_batch,
@@ -199,6 +203,22 @@ impl Codec {
         };
         let model = Model::spawn(encoder, limits, metrics.clone());
         let model = model.map_err(|error| format!("no thread for the encoder: {error}"))?;
-        Ok(Codec { id, model, control })
+        Ok(Codec { id, info, model, control })
+    }
+}
+
+fn info(manifest: &Manifest, rates: &RateTable, rate: Rate) -> v1::CodecInfo {
+    // At most 65536.
+    let uses = |uses: ChannelUses| uses.get() as u32;
+    v1::CodecInfo {
+        codec_id: manifest.codec_id.clone(),
+        uses: rates.rates().iter().copied().map(uses).collect(),
+        default_uses: match rate {
+            Rate::Fixed(k) => Some(uses(k)),
+            Rate::Auto => None,
+        },
+        pilots: 0,
+        labels: manifest.labels.clone(),
+        clean_accuracy: manifest.clean_accuracy,
     }
 }

@@ -101,7 +101,8 @@ impl Config {
     const PATIENCE: f64 = 30.0;
     const MAX_BATCH: usize = 64;
     const BATCH_LATENCY_MS: u64 = 20;
-    const MAX_IMAGE_BYTES: usize = 8 << 20;
+    /// Of an image file, unless told otherwise.
+    pub const MAX_IMAGE_BYTES: usize = 8 << 20;
     const MAX_IMAGE_PIXELS: u64 = 16_000_000;
     const FEEDBACK_AGE: f64 = 10.0;
 

@@ -85,6 +85,11 @@ impl RateTable {
         self.rates.iter().copied().find(|uses| uses.get() == k)
     }
 
+    /// The codec's rates, ascending.
+    pub fn rates(&self) -> &[ChannelUses] {
+        &self.rates
+    }
+
     /// The codec's rates for a message: `8, 16, 32`.
     pub fn listed(&self) -> String {
         let rates: Vec<String> = self.rates.iter().map(ChannelUses::to_string).collect();

@@ -2,7 +2,7 @@
 
 mod support;
 
-use semlink_proto::v1::{SubscribeRequest, decisions_client::DecisionsClient};
+use semlink_proto::v1::{self, GetCodecRequest, SubscribeRequest, decisions_client::DecisionsClient};
 use support::{Builder, classify_all, decided, request};
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn a_replay_is_bit_identical_and_another_stream_is_not() {
     let first = Builder { snr_db: 0.0, ..Builder::default() }.start().await;
     let seen = classify_all(&mut first.client().await, (0..60).map(request)).await;
     let again = classify_all(&mut first.client().await, (0..60).map(request)).await;
-    let other = (0..60).map(|id| semlink_proto::v1::ClassifyRequest { stream: 6, ..request(id) });
+    let other = (0..60).map(|id| v1::ClassifyRequest { stream: 6, ..request(id) });
     let other = classify_all(&mut first.client().await, other).await;
     first.stop().await;
 
@@ -79,7 +79,7 @@ async fn a_client_may_ask_for_its_channel_uses() {
     let rates = [8_u32, 16, 32, 64, 128, 256];
     let requests = (0..60).map(move |id| {
         let uses = rates.get(id as usize % 7).copied();
-        semlink_proto::v1::ClassifyRequest { uses, ..request(id) }
+        v1::ClassifyRequest { uses, ..request(id) }
     });
     for answer in classify_all(&mut chain.client().await, requests).await {
         let expected = rates.get(answer.id as usize % 7).copied().unwrap_or(64);
@@ -87,6 +87,22 @@ async fn a_client_may_ask_for_its_channel_uses() {
         assert_eq!(link.uses, expected);
         assert!((link.bandwidth_ratio - expected as f32 / 784.0).abs() < 1e-6, "{link:?}");
     }
+    chain.stop().await;
+}
+
+#[tokio::test]
+async fn the_codec_says_what_may_be_asked_of_it() {
+    let chain = Builder { configure: Box::new(|config| config.pilots = 5), ..Builder::default() }.start().await;
+    let mut client = chain.client().await;
+    let codec = client.get_codec(GetCodecRequest {}).await.expect("a codec").into_inner();
+    assert_eq!((&codec.codec_id, &codec.labels), (&chain.manifest.codec_id, &chain.manifest.labels));
+    assert_eq!((codec.default_uses, codec.pilots, codec.clean_accuracy), (Some(64), 5, chain.manifest.clean_accuracy));
+    for &uses in &codec.uses {
+        let answer = client.classify(v1::ClassifyRequest { uses: Some(uses), ..request(1) }).await.expect("a decision");
+        assert_eq!(answer.into_inner().link.map(|link| link.uses), Some(uses));
+    }
+    let refused = client.classify(v1::ClassifyRequest { uses: Some(63), ..request(1) }).await.expect_err("no rate");
+    assert!(codec.uses.iter().all(|uses| refused.message().contains(&uses.to_string())), "{refused}");
     chain.stop().await;
 }
 

@@ -19,6 +19,7 @@ pub mod security;
 pub mod shell;
 pub mod shutdown;
 pub mod traces;
+pub mod web;
 pub mod wire;
 
 pub use door::{Door, Permit};

@@ -30,7 +30,7 @@ pub(super) struct Waiting(Arc<Mutex<Table>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LaneId(u64);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
     next_id: u64,
     next_lane: u64,
@@ -40,6 +40,19 @@ struct Table {
     parked: VecDeque<u64>,
     /// Why there is no stream.
     failure: String,
+}
+
+impl Default for Table {
+    fn default() -> Table {
+        Table {
+            next_id: 0,
+            next_lane: 0,
+            frames: HashMap::new(),
+            lanes: Vec::new(),
+            parked: VecDeque::new(),
+            failure: "no connection yet".to_owned(),
+        }
+    }
 }
 
 #[derive(Debug)]

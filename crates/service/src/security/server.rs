@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use http::HeaderMap;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
+use tonic::Status;
 
 use super::is_loopback;
 use super::reread::{Outcome, Reread, Source};
@@ -144,6 +145,20 @@ impl ServerSecurity {
     /// For a connection that begins now; `None`: plaintext.
     pub(crate) fn acceptor(&self) -> Option<TlsAcceptor> {
         self.0.tls.as_ref().map(|config| TlsAcceptor::from(config.current()))
+    }
+
+    /// Whether a caller with these headers and this client certificate may make a call, by its path (`/package.Service/Method`).
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` or `PERMISSION_DENIED`, saying what is missing.
+    #[allow(clippy::result_large_err, reason = "Status is the currency of gRPC services")]
+    pub fn may_call(&self, path: &str, headers: &HeaderMap, certificate: Option<Fingerprint>) -> Result<(), Status> {
+        self.check(path, headers, certificate).map_err(|refusal| refusal.status)
+    }
+
+    /// Whether it has TLS, and whether callers need tokens.
+    pub fn asks(&self) -> (bool, bool) {
+        (self.0.tls.is_some(), self.0.tokens.is_some())
     }
 
     /// Whether a call may be made.
