@@ -10,6 +10,7 @@ mod fit;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gather;
+pub mod group;
 mod json;
 pub mod page;
 mod plot;

@@ -165,9 +165,9 @@ impl Run {
         let mut facts = vec![("folder".to_owned(), self.folder.display().to_string())];
         let mut fact = |name: &str, value: Option<String>| facts.extend(value.map(|value| (name.to_owned(), value)));
         fact("recipe", self.text(&["name"]));
-        if let Some(About { version, date, device, threads }) = &self.about {
+        if let Some(About { version, date, device, threads, processes }) = &self.about {
             fact("version", Some(format!("semlink-trainer {version}")));
-            fact("last start", Some(format!("{date}, on {device} with {threads} CPUs")));
+            fact("last start", Some(format!("{date}, on {device} with {threads} CPUs, processes: {processes}")));
         }
         fact(
             "data",

@@ -176,7 +176,8 @@ async fn channel(
     change: Result<Json<ChannelChange>, JsonRejection>,
 ) -> Result<Json<settings::Channel>, Failed> {
     let Json(change) = change?;
-    let csi = change.csi.map(|text| text.parse::<CsiMode>()).transpose().map_err(|error| Failed::bad(&error))?;
+    let csi = |text: String| text.parse::<CsiMode>().map_err(|error| Failed::bad(&format!("csi {text:?}: {error}")));
+    let csi = change.csi.map(csi).transpose()?;
     let request = SetChannelRequest {
         link: dashboard.link.link.clone(),
         kind: change.kind.map(|kind| wire::kind(kind).into()),
@@ -228,6 +229,9 @@ struct FeedChange {
 
 async fn feed(State(dashboard): Shared, change: Result<Json<FeedChange>, JsonRejection>) -> Result<StatusCode, Failed> {
     let Json(change) = change?;
+    if change.rate.is_some() && dashboard.settings.with(|now| now.codec.is_none()) {
+        codec::look(&dashboard).await;
+    }
     let rate = change.rate.map(|text| dashboard.rate(&text)).transpose()?;
     if let Some(number) = change.images_per_second {
         settings::check_rate(number).map_err(|error| Failed::bad(&error))?;

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use candle_core::Device;
@@ -27,6 +27,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::{self, Data, to_hex};
 use crate::fit::{FitConfig, Job};
+use crate::group::{Alone, Group};
 use crate::recipe::{DataConfig, GenotypeSource, Recipe, StudentSpec};
 use crate::report::Network;
 use crate::search;
@@ -51,6 +52,8 @@ pub(crate) struct About {
     pub(crate) device: String,
     /// CPUs that the process may use.
     pub(crate) threads: usize,
+    /// That train together.
+    pub(crate) processes: usize,
 }
 
 /// One step from images to a bundle.
@@ -119,6 +122,8 @@ pub struct Context<'a> {
     pub(crate) device: Device,
     /// Results go to standard output as JSON instead of tables.
     pub(crate) json: bool,
+    /// The processes that make this run together.
+    group: Arc<dyn Group>,
 }
 
 /// What is remembered of a stage that is done.
@@ -150,6 +155,7 @@ impl<'a> Context<'a> {
             data: OnceLock::new(),
             device: Device::Cpu,
             json: false,
+            group: Arc::new(Alone),
         })
     }
 
@@ -168,6 +174,24 @@ impl<'a> Context<'a> {
         Self { device, ..self }
     }
 
+    /// Trains together with other processes: each takes its share of every batch of stages teacher, distill and robust; process 0 writes all
+    /// files and does the other stages alone. All must have the same recipe, images and folder.
+    pub fn together(self, group: Arc<dyn Group>) -> Self {
+        Self { group, ..self }
+    }
+
+    /// Whether this process writes files.
+    pub(crate) fn leads(&self) -> bool {
+        self.group.leads()
+    }
+
+    /// Has process 0 alone do something, and the others wait for it; they get nothing.
+    pub(crate) fn lead<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        let done = if self.leads() { Some(work()?) } else { None };
+        self.group.barrier()?;
+        Ok(done)
+    }
+
     /// Lets stage `bundle` also copy bundle, teacher and sample to this folder.
     pub fn assets(self, assets: Option<PathBuf>) -> Self {
         Self { assets, ..self }
@@ -180,6 +204,15 @@ impl<'a> Context<'a> {
     /// # Errors
     /// A file cannot be copied.
     pub fn take_from(&self, run: &Path) -> Result<()> {
+        // Process 0 does it for all, which wait for it when they run.
+        let taken = if self.leads() { self.take(run) } else { Ok(()) };
+        if let Err(error) = &taken {
+            self.group.abandon(error);
+        }
+        taken
+    }
+
+    fn take(&self, run: &Path) -> Result<()> {
         for file in [teacher::Teacher::FILE, cache::Cache::FILE] {
             let (from, to) = (run.join(file), self.dir.join(file));
             if to.exists() {
@@ -272,6 +305,8 @@ impl<'a> Context<'a> {
             config,
             dir: &self.dir,
             device: &self.device,
+            // A search moves its architecture within a step; process 0 makes it alone.
+            group: if stage == Stage::Search { &Alone } else { self.group.as_ref() },
             start: BTreeMap::new(),
             resume: self.resume,
             inputs: self.inputs(stage),
@@ -357,6 +392,7 @@ impl<'a> Context<'a> {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             device: device.to_owned(),
             threads: semlink_codec::available_cpus(),
+            processes: self.group.size(),
         };
         json::write(&self.dir.join(ABOUT_FILE), &about)
     }
@@ -366,17 +402,59 @@ impl<'a> Context<'a> {
     /// # Errors
     /// Whatever stops a stage.
     pub fn run(&self, only: Option<Stage>) -> Result<()> {
+        let result = self.meet(only).and_then(|()| self.stages(only));
+        if let Err(error) = &result {
+            self.group.abandon(error);
+        }
+        result
+    }
+
+    /// Refuses what cannot be run, or not together.
+    fn meet(&self, only: Option<Stage>) -> Result<()> {
         self.check_search()?;
+        let processes = self.group.size();
+        if processes == 1 {
+            return Ok(());
+        }
+        self.recipe.check_processes(processes)?;
+        let recipe =
+            Recipe { data: DataConfig { dir: PathBuf::new(), ..self.recipe.data.clone() }, ..self.recipe.clone() };
+        let what = [
+            ("program", env!("CARGO_PKG_VERSION").to_owned()),
+            ("recipe", to_hex(&Sha256::digest(json!(recipe).to_string()))),
+            ("--stage", json!(only.map(Stage::name)).to_string()),
+            ("set of images", self.data()?.hash.clone()),
+        ];
+        let mine = json!(what.each_ref().map(|(_, value)| value)).to_string();
+        let theirs = self.group.broadcast(mine.into_bytes())?;
+        let theirs: Vec<String> = serde_json::from_slice(&theirs).unwrap_or_default();
+        for (i, (name, value)) in what.iter().enumerate() {
+            if theirs.get(i) != Some(value) {
+                return Err(Error::Group(format!("this process has another {name} than process 0")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What process 0 says.
+    fn agreed(&self, answer: bool) -> Result<bool> {
+        Ok(self.group.broadcast(vec![u8::from(answer)])? == [1])
+    }
+
+    fn stages(&self, only: Option<Stage>) -> Result<()> {
         let mut noted = false;
         for stage in Stage::ALL {
             if only.is_some_and(|only| only != stage) {
                 continue;
             }
-            if self.resume && only.is_none() && self.done(stage).is_some() {
-                eprintln!("{:>8} done before", stage.name());
+            let done = self.resume && only.is_none() && self.done(stage).is_some();
+            if self.agreed(done)? {
+                if self.leads() {
+                    eprintln!("{:>8} done before", stage.name());
+                }
                 continue;
             }
-            if !noted {
+            if !noted && self.leads() {
                 self.note()?;
                 noted = true;
             }
@@ -384,17 +462,21 @@ impl<'a> Context<'a> {
             self.seconds_before.set(0.0);
             match stage {
                 Stage::Teacher => teacher::run(self)?,
-                Stage::Cache => cache::run(self)?,
-                Stage::Search => self.search()?,
                 Stage::Distill => distill::run(self)?,
                 Stage::Robust => robust::run(self)?,
+                // The others wait at the end of the stage.
+                _ if !self.leads() => {}
+                Stage::Cache => cache::run(self)?,
+                Stage::Search => self.search()?,
                 Stage::Evaluate => evaluate::run(self)?,
                 Stage::Bundle => bundle::run(self)?,
             }
-            let seconds = self.seconds_before.get() + started.elapsed().as_secs_f64();
-            eprintln!("{:>8} done in {seconds:.0} s", stage.name());
-            let record = Record { stage: stage.name().into(), inputs: self.inputs(stage), seconds };
-            json::write(&self.record_path(stage), &record)?;
+            self.lead(|| {
+                let seconds = self.seconds_before.get() + started.elapsed().as_secs_f64();
+                eprintln!("{:>8} done in {seconds:.0} s", stage.name());
+                let record = Record { stage: stage.name().into(), inputs: self.inputs(stage), seconds };
+                json::write(&self.record_path(stage), &record)
+            })?;
         }
         Ok(())
     }
