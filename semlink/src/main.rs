@@ -61,6 +61,18 @@ Examples:
 
 The channel is set back at the end, also when the sweep is stopped (Ctrl-C).";
 
+const DASHBOARD_HELP: &str = "\
+Examples:
+  semlink dashboard --to http://edge:50051 --control http://edge:50052
+  semlink demo --dashboard                       the same on services of its own";
+
+const CHANNEL_HELP: &str = "\
+Examples:
+  semlink channel set --channel rayleigh --snr-db 0
+  semlink channel set --schedule 0:20,60:-10 --repeat
+  semlink channel watch --json | jq .snr_db
+  semlink channel models                         what --stage takes";
+
 const COMPLETIONS_HELP: &str = "\
 Examples:
   semlink completions bash > /etc/bash_completion.d/semlink
@@ -79,9 +91,10 @@ enum Command {
     #[command(after_help = SWEEP_HELP)]
     Sweep(Box<demo::SweepArgs>),
     /// Serve a page that shows the link at work and changes its channel
+    #[command(after_help = DASHBOARD_HELP)]
     Dashboard(Box<dashboard::Args>),
     /// Look at or change the channel of a running emulator
-    #[command(subcommand)]
+    #[command(subcommand, after_help = CHANNEL_HELP)]
     Channel(Box<channel::Command>),
     /// Print a shell's completions for this program
     #[command(after_help = COMPLETIONS_HELP)]
