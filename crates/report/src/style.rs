@@ -122,7 +122,7 @@ figcaption,caption{color:var(--grey);font-size:.9rem;text-align:left;padding:.3r
 .chart{display:block;width:100%;height:auto;min-width:30rem;max-width:60rem}
 .light{background:#FFFFFF;border:1px solid var(--faint)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
-th,td{padding:.25rem .55rem;border-bottom:1px solid var(--faint);text-align:left;vertical-align:middle;unicode-bidi:isolate}
+th,td{padding:.25rem .55rem;border-bottom:1px solid var(--faint);text-align:left;vertical-align:middle;unicode-bidi:isolate;overflow-wrap:break-word}
 thead th{vertical-align:bottom}
 .n{text-align:right;white-space:nowrap}
 .heat th,.heat td{padding:.2rem .35rem;overflow-wrap:normal}
