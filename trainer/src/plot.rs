@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use semlink_report::{Axis, Chart, Line, Mark, Stroke, Svg, Tone, panels};
+use semlink_report::{Axis, Chart, Corner, Line, Mark, Stroke, Svg, Tone, panels};
 
 use crate::report::{Point, Report};
 use crate::{Error, Result};
@@ -43,7 +43,10 @@ pub(crate) fn frame(title: &str, points: &[&Point]) -> Chart {
     let low = points.iter().map(|p| p.snr_db).fold(f32::MAX, f32::min);
     let high = points.iter().map(|p| p.snr_db).fold(f32::MIN, f32::max);
     let (low, high) = (f64::from(low), f64::from(high.max(low + 1.0)));
-    Chart::new(title, Axis::fixed("Es/N0 in dB", low, high), Axis::fixed("accuracy in %", 0.0, 100.0))
+    // Where curves mostly are not.
+    let mean = points.iter().map(|p| p.accuracy).sum::<f64>() / points.len().max(1) as f64;
+    let legend = if mean < 0.5 { Corner::UpperRight } else { Corner::LowerRight };
+    Chart::new(title, Axis::fixed("Es/N0 in dB", low, high), Axis::fixed("accuracy in %", 0.0, 100.0)).legend(legend)
 }
 
 /// Without a channel: what the student reaches.

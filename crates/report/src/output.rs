@@ -54,8 +54,8 @@ impl Output {
 
 /// What the system says, without the name of the temporary file.
 fn failed(path: &Path, error: &io::Error) -> Error {
-    let inner = error.get_ref().and_then(|inner| inner.source());
-    let what = inner.map_or_else(|| error.to_string(), ToString::to_string);
+    let text = error.to_string();
+    let what = text.split(" at path ").next().unwrap_or_default().to_owned();
     Error::Write { path: path.to_owned(), what }
 }
 

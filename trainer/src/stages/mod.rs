@@ -48,6 +48,8 @@ pub(crate) struct About {
     pub(crate) version: String,
     /// RFC 3339, UTC.
     pub(crate) date: String,
+    /// Folder of the images.
+    pub(crate) data: String,
     /// `cpu` or `gpu`.
     pub(crate) device: String,
     /// CPUs that the process may use.
@@ -390,6 +392,7 @@ impl<'a> Context<'a> {
         let about = About {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            data: self.data_dir.display().to_string(),
             device: device.to_owned(),
             threads: semlink_codec::available_cpus(),
             processes: self.group.size(),
