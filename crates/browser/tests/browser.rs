@@ -90,6 +90,7 @@ fn a_condition_is_waited_for_over_changes_of_the_document_and_told_when_it_stays
     let error = error.expect_err("it is not there").to_string();
     assert!(error.contains("100ms") && error.contains("TypeError"), "{error}");
     // Another document in the middle of the wait.
+    page.navigate(&serve(|_, stream| respond(stream, "200 OK", "text/html", "<p>anew"))).expect("it loads");
     page.evaluate::<bool>("window.old = true, setTimeout(() => location.reload(), 50) > 0").expect("a timer");
     page.wait_for::<bool>("!window.old", SOON).expect("the new document");
 }
