@@ -8,7 +8,7 @@ use semlink_channel::{ChannelKind, SnrDb};
 use semlink_channel_emulator::CsiMode;
 use semlink_codec::EncoderHalf;
 use semlink_service::peer::NextHop;
-use semlink_service::security::Credentials;
+use semlink_service::security::{Credentials, ServerSecurity};
 use semlink_service::shutdown;
 use semlink_transmitter::rate::Rate;
 use tokio::net::TcpListener;
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::SecurityArgs;
+use crate::dashboard;
 use crate::files::{self, Sweep};
 use crate::grid::SnrGrid;
 use crate::images::{self, Dataset};
@@ -60,6 +61,13 @@ pub(crate) struct DemoArgs {
     /// IDX images file, a folder with one, or a folder with a subfolder for each class [default: sample of the assets]
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
+
+    /// Serve a page that shows and changes the link, instead of sweeping it
+    #[arg(long)]
+    dashboard: bool,
+
+    #[command(flatten)]
+    page: dashboard::PageArgs,
 
     /// Folder with the bundle and the sample images [default: that of the repository]
     #[arg(long, env = "SEMLINK_ASSETS", value_name = "DIR", hide = true)]
@@ -153,6 +161,11 @@ pub(crate) async fn demo(args: &DemoArgs, out: &mut impl Write) -> Result<()> {
     if dataset.images.len() < args.images {
         eprintln!("semlink: {} has {} images, not {}", data.display(), dataset.images.len(), args.images);
     }
+    if args.dashboard {
+        let listener = dashboard::bind(args.page.listen()).await?;
+        let services = Services::start(args, &bundle, plan.rate).await?;
+        return services.show(listener, &args.page, dataset, out).await;
+    }
     files::prepare(&args.out)?;
     let services = Services::start(args, &bundle, plan.rate).await?;
     let swept = services.sweep(&plan, &dataset, about.codec_id).await?;
@@ -222,15 +235,38 @@ impl Services {
         Ok(Services { transmitter: hop(transmitter_url)?, emulator: hop(emulator_url)?, tasks, stop })
     }
 
-    /// Sweeps and stops the services. A service that fails is told rather than what its peers make of it.
     async fn sweep(self, plan: &Plan, dataset: &Dataset, codec_id: String) -> Result<Sweep> {
-        let Services { transmitter, emulator, mut tasks, stop } = self;
-        let sweeping = async {
+        let (transmitter, emulator) = (self.transmitter.clone(), self.emulator.clone());
+        self.during(async {
             let mut peers = Peers::connect(&transmitter, &emulator, &Credentials::none()).await?;
             sweep::run(&mut peers, plan, dataset, Some(codec_id), &mut Bar::default(), shutdown::signal()).await
+        })
+        .await
+    }
+
+    /// Serves the page until the program is stopped.
+    async fn show(
+        self,
+        listener: TcpListener,
+        page: &dashboard::PageArgs,
+        dataset: Dataset,
+        out: &mut impl Write,
+    ) -> Result<()> {
+        let link = dashboard::Link {
+            to: self.transmitter.clone(),
+            control: self.emulator.clone(),
+            link: dashboard::DEFAULT_LINK.to_owned(),
+            credentials: Credentials::none(),
+            dataset: Some(dataset),
         };
-        let swept = tokio::select! {
-            swept = sweeping => swept,
+        self.during(dashboard::serve(listener, page, ServerSecurity::default(), link, out)).await
+    }
+
+    /// Does some work with the services and stops them. A service that fails is told rather than what its peers make of it.
+    async fn during<T>(self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let Services { mut tasks, stop, .. } = self;
+        let done = tokio::select! {
+            done = work => done,
             Some(ended) = tasks.join_next() => Err(match ended {
                 Ok(Ok(())) => anyhow!("a service ended by itself"),
                 Ok(Err(error)) => error.into(),
@@ -241,7 +277,7 @@ impl Services {
         while let Some(ended) = tasks.join_next().await {
             ended??;
         }
-        swept
+        done
     }
 }
 

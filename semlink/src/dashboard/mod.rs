@@ -38,6 +38,8 @@ use live::Live;
 use settings::Settings;
 use sweeping::Sweeping;
 
+/// The emulator's link of frames that name none.
+pub(crate) const DEFAULT_LINK: &str = "default";
 /// Events of each kind that a page gets in a second, at most.
 const EVENTS: u32 = 25;
 
@@ -53,7 +55,7 @@ pub(crate) struct Args {
     control: NextHop,
 
     /// Name of the emulator's link
-    #[arg(long, env = "SEMLINK_LINK", value_name = "NAME", default_value = "default")]
+    #[arg(long, env = "SEMLINK_LINK", value_name = "NAME", default_value = DEFAULT_LINK)]
     link: String,
 
     #[command(flatten)]
@@ -91,6 +93,13 @@ pub(crate) struct PageArgs {
     /// Bytes of an image file that is dropped on the page
     #[arg(long, env = "SEMLINK_MAX_IMAGE_BYTES", value_name = "BYTES", default_value_t = semlink_transmitter::Config::MAX_IMAGE_BYTES)]
     max_image_bytes: usize,
+}
+
+impl PageArgs {
+    /// Where the page is served.
+    pub(crate) fn listen(&self) -> &ListenAddress {
+        &self.listen
+    }
 }
 
 /// What a page shows, and the services behind it.
