@@ -20,16 +20,21 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) async fn follow(dashboard: Arc<Dashboard>) {
     loop {
         dashboard.is_watched().await;
-        let mut request = Request::new(GetCodecRequest {});
-        request.set_timeout(PATIENCE);
-        let asked = tokio::time::timeout(PATIENCE, dashboard.transmitter.clone().get_codec(request)).await;
-        let answer = asked.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
-        let is_up = take(&dashboard, answer.map(|answer| answer.into_inner().into()));
+        let is_up = look(&dashboard).await;
         tokio::select! {
             () = tokio::time::sleep(if is_up { LOOK } else { LOOK_FOR }) => {}
             () = dashboard.look.notified() => {}
         }
     }
+}
+
+/// Asks once; whether it was answered.
+pub(super) async fn look(dashboard: &Dashboard) -> bool {
+    let mut request = Request::new(GetCodecRequest {});
+    request.set_timeout(PATIENCE);
+    let asked = tokio::time::timeout(PATIENCE, dashboard.transmitter.clone().get_codec(request)).await;
+    let answer = asked.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
+    take(dashboard, answer.map(|answer| answer.into_inner().into()))
 }
 
 fn take(dashboard: &Dashboard, answer: Result<Codec, Status>) -> bool {

@@ -156,7 +156,8 @@ impl Dashboard {
 
     fn failed(&self, mut recent: Recent, status: &Status, took: Duration, now: Instant) {
         let why = told(self.link.to.as_str(), status);
-        recent.error = Some(why.clone());
+        // Without the address: the head of the page names it.
+        recent.error = Some(status.message().to_owned());
         self.live.update(|live| live.answered(recent, &v1::LinkInfo::default(), took, now));
         // A cause: the connection's, not the transmitter's word.
         if std::error::Error::source(status).is_some() {

@@ -228,6 +228,9 @@ struct FeedChange {
 
 async fn feed(State(dashboard): Shared, change: Result<Json<FeedChange>, JsonRejection>) -> Result<StatusCode, Failed> {
     let Json(change) = change?;
+    if change.rate.is_some() && dashboard.settings.with(|now| now.codec.is_none()) {
+        codec::look(&dashboard).await;
+    }
     let rate = change.rate.map(|text| dashboard.rate(&text)).transpose()?;
     if let Some(number) = change.images_per_second {
         settings::check_rate(number).map_err(|error| Failed::bad(&error))?;

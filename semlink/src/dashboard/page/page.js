@@ -239,7 +239,7 @@ function showSettings() {
   text($("about"), `semlink ${settings.version}; codec ${codec?.id ?? "unknown"}; images of ${feed.data || "nobody"}`);
 }
 
-function showLive() {
+function showLive(time) {
   const f = live.figures;
   text($("f-accuracy"), percent(f.accuracy));
   text($("f-labelled"), f.labelled ? `last ${f.labelled} images` : "");
@@ -254,7 +254,7 @@ function showLive() {
   text($("f-latency"), f.latency ? `${number(f.latency.total)} ms` : "–");
   text($("f-failed"), f.failed ? `${f.failed} images failed` : "mean, all hops");
   showFrame(live.frame);
-  showRecent(live.recent);
+  showRecent(live.recent, time);
   if (f.latency) showLatency(f.latency);
 }
 
@@ -275,26 +275,41 @@ function showFrame(frame) {
     + `Asked for ${db(frame.snr_db_requested)}, this frame had ${db(frame.snr_db_realised)} (profile ${frame.version}).`);
 }
 
-let shown = 0;
+const tiles = new Map();
+let recentDrawn = 0;
 
-function showRecent(recent) {
-  if (!recent.length || recent[0].number === shown) return;
-  shown = recent[0].number;
+/** A few times a second: more could not be looked at. Tiles that stay are left alone, so that their images need not be loaded again. */
+function showRecent(recent, time) {
+  if (!recent.length || time - recentDrawn < 200) return;
+  recentDrawn = time;
   text($("recent-note"), "");
-  $("recent").replaceChildren(...recent.map(one => {
-    const item = document.createElement("li"), d = one.decided;
-    item.className = one.error ? "failed" : d.right === null ? "" : d.right ? "right" : "wrong";
-    const image = document.createElement("img");
-    image.src = one.image;
-    image.alt = one.truth ?? `image ${one.number}`;
-    image.width = image.height = 28;
-    const name = document.createElement("b");
-    name.textContent = one.error ? "failed" : `${d.right === null ? "" : d.right ? "✓ " : "✗ "}${d.label}`;
-    const more = document.createElement("span");
-    more.textContent = one.error ?? `${d.right === false ? `is ${one.truth}, ` : ""}${d.unsure ? "unsure, " : ""}${percent(d.confidence)}, k = ${d.uses}`;
-    item.append(image, name, more);
-    return item;
-  }));
+  for (const [number, item] of tiles) {
+    if (!recent.some(one => one.number === number)) {
+      item.remove();
+      tiles.delete(number);
+    }
+  }
+  for (const one of [...recent].reverse()) {
+    if (tiles.has(one.number)) continue;
+    const item = tile(one);
+    tiles.set(one.number, item);
+    $("recent").prepend(item);
+  }
+}
+
+function tile(one) {
+  const item = document.createElement("li"), d = one.decided;
+  item.className = one.error ? "failed" : d.right === null ? "" : d.right ? "right" : "wrong";
+  const image = document.createElement("img");
+  image.src = one.image;
+  image.alt = one.truth ?? `image ${one.number}`;
+  image.width = image.height = 28;
+  const name = document.createElement("b");
+  name.textContent = one.error ? "failed" : `${d.right === null ? "" : d.right ? "✓ " : "✗ "}${d.label}`;
+  const more = document.createElement("span");
+  more.textContent = one.error ?? `${d.right === false ? `is ${one.truth}, ` : ""}${d.unsure ? "unsure, " : ""}${percent(d.confidence)}, k = ${d.uses}`;
+  item.append(image, name, more);
+  return item;
 }
 
 const PHASES = [
@@ -369,7 +384,7 @@ function show() {
   requestAnimationFrame(time => {
     drawing = false;
     if (settings) showSettings();
-    if (live) showLive();
+    if (live) showLive(time);
     if (settings && live && time - curveDrawn > 250) {
       curveDrawn = time;
       showCurve();
