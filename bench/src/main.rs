@@ -1,9 +1,10 @@
 //! `semlink-bench`: measures what the project claims beside its peers and renders the results.
 //!
-//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|cat|rate|emulator|production|deploy|gpu|render`. The peers need Python with the packages of
+//! `cargo run --release -p semlink-bench -- train|encoder|demo|evaluate|search|supernet|cat|rate|emulator|production|deploy|dashboard|gpu|render`. The peers need Python with the packages of
 //! `bench/peers/requirements.txt`: `--python PATH` or `SEMLINK_BENCH_PYTHON`.
 
 mod cat;
+mod dashboard;
 mod deploy;
 mod emulator;
 mod gpu;
@@ -81,6 +82,13 @@ enum Command {
     Production(production::Options),
     /// The services as containers: size, start, rate under limits, a cut network, manifests; needs Docker and the images of deploy/docker/build.sh.
     Deploy(deploy::Options),
+    /// The dashboard in chromium: time to figures, slider, updates, loss of the link's rate, weight, accessibility; needs the release binaries of
+    /// semlink and the services.
+    Dashboard {
+        /// Only this part.
+        #[arg(long)]
+        only: Option<dashboard::Part>,
+    },
     /// Training on a GPU beside PyTorch on the same GPU, and the whole recipe there; needs the feature cuda, see bench/gpu.sh.
     Gpu(gpu::Options),
     /// Renders bench/results into docs/RESULTS.md.
@@ -100,6 +108,7 @@ fn main() -> Result<()> {
         Command::Emulator { only } => emulator::run(&cli.python, only),
         Command::Production(options) => production::run(&cli.python, &options),
         Command::Deploy(options) => deploy::run(&cli.python, &options),
+        Command::Dashboard { only } => dashboard::run(only),
         Command::Gpu(options) => gpu::run(&cli.python, &options),
         Command::Supernet => measure::supernet(&cli.python),
         Command::Render => render::render(),

@@ -9,13 +9,14 @@ use serde_json::Value;
 use crate::results::{Row, read, root};
 
 /// Topics, in order, with their headings.
-const TOPICS: [(&str, &str); 7] = [
+const TOPICS: [(&str, &str); 8] = [
     ("link", "The link works end to end"),
     ("search", "KDL-DARTS"),
     ("cat", "CAT at the physical limit ([all points](CAT-TABLES.md))"),
     ("emulator", "The channel emulator"),
     ("production", "Services one would run for real"),
     ("deploy", "Containers ([how](DEPLOY.md))"),
+    ("dashboard", "The dashboard, in a real browser"),
     ("gpu", "Training on a GPU ([how](GPU.md))"),
 ];
 

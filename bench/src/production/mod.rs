@@ -1,7 +1,7 @@
 //! The three services as they would run: each a process of its own, on loopback, with the shipped bundle; the client is this process.
 
 mod calls;
-mod chain;
+pub(crate) mod chain;
 mod chaos;
 pub(crate) mod client;
 mod fuzz;
