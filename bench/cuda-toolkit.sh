@@ -2,6 +2,7 @@
 # Sets up what a build with the feature `cuda` needs, on a machine with or without a GPU: NVIDIA's compiler and libraries as Python packages
 # (about 2 GB, CUDA 13.0), the library names that the linker looks for, and a stand-in for the driver's libcuda to link against.
 #   eval "$(bench/cuda-toolkit.sh [DIR])"        installs into DIR (default .cuda) once, prints the variables to export
+#   eval "$(bench/cuda-toolkit.sh DIR nccl)"     with NCCL, for the feature nccl
 #   cargo build --release -p semlink-trainer --features cuda
 # Not needed where a CUDA 13 toolkit is installed: then CUDA_HOME and PATH are enough. See docs/GPU.md.
 set -euo pipefail
@@ -30,6 +31,12 @@ for name in sorted(names):
     print(f"int {name}(void) {{ return 999; }}")
 PYTHON
     cc -shared -fPIC -w -Wl,-soname,libcuda.so.1 -o "$lib/stubs/libcuda.so" "$dir/libcuda.c"
+fi
+if [ "${2:-}" = nccl ] && [ ! -e "$(home)/lib/libnccl.so.2" ]; then
+    "$dir/bin/pip" install --quiet 'nvidia-nccl-cu13>=2.30' >&2
+    for name in libnccl.so libnccl.so.2; do
+        ln -sf ../../nccl/lib/libnccl.so.2 "$(home)/lib/$name"
+    done
 fi
 cat <<EXPORTS
 export CUDA_HOME='$(home)' CUDA_PATH='$(home)' CUDA_ROOT='$(home)' CUDA_COMPUTE_CAP=\${CUDA_COMPUTE_CAP:-90}

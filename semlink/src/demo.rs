@@ -2,11 +2,13 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use semlink_channel::{ChannelKind, SnrDb};
 use semlink_channel_emulator::CsiMode;
-use semlink_codec::EncoderHalf;
+use semlink_codec::{EncoderHalf, Manifest};
+use semlink_report::Output;
 use semlink_service::peer::NextHop;
 use semlink_service::security::{Credentials, ServerSecurity};
 use semlink_service::shutdown;
@@ -21,7 +23,8 @@ use crate::files::{self, Sweep};
 use crate::grid::SnrGrid;
 use crate::images::{self, Dataset};
 use crate::plot::{self, Clean};
-use crate::progress::Bar;
+use crate::progress;
+use crate::report::{self, Story};
 use crate::sweep::{self, Peers, Plan};
 use crate::terminal;
 
@@ -61,6 +64,9 @@ pub(crate) struct DemoArgs {
     /// IDX images file, a folder with one, or a folder with a subfolder for each class [default: sample of the assets]
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
+
+    #[command(flatten)]
+    shown: Shown,
 
     /// Serve a page that shows and changes the link, instead of sweeping it
     #[arg(long)]
@@ -105,7 +111,22 @@ pub(crate) struct SweepArgs {
     out: PathBuf,
 
     #[command(flatten)]
+    shown: Shown,
+
+    #[command(flatten)]
     security: SecurityArgs,
+}
+
+/// What both show.
+#[derive(Debug, clap::Args)]
+struct Shown {
+    /// Also writes a report: one HTML file with curves, limit, confusion, calibration and sample images, which opens without a network
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+
+    /// Print what sweep.json holds instead of a table and a plot
+    #[arg(long)]
+    json: bool,
 }
 
 /// What both sweep.
@@ -125,11 +146,22 @@ struct GridArgs {
 }
 
 /// What a bundle says about itself.
-struct About {
-    codec_id: String,
-    labels: Vec<String>,
-    rates: Vec<usize>,
-    clean: Option<Clean>,
+pub(crate) struct About {
+    pub(crate) path: PathBuf,
+    pub(crate) manifest: Manifest,
+}
+
+/// What is kept of a sweep, and where.
+struct Keeping<'a> {
+    dataset: &'a Dataset,
+    about: Option<&'a About>,
+    rate: Rate,
+    services: String,
+    folder: &'a Path,
+    json: bool,
+    /// Reserved before the sweep, so that nobody waits for a report that cannot be kept.
+    report: Option<Output>,
+    began: SystemTime,
 }
 
 /// The demo's services, each on a port of its own.
@@ -155,9 +187,10 @@ pub(crate) async fn demo(args: &DemoArgs, out: &mut impl Write) -> Result<()> {
     }
     let about = About::of(&bundle)?;
     if let Rate::Fixed(uses) = plan.rate {
-        ensure!(about.rates.contains(&uses.get()), "--rate {uses}: this codec has {:?}", about.rates);
+        let rates = about.manifest.rates();
+        ensure!(rates.contains(&uses.get()), "--rate {uses}: this codec has {rates:?}");
     }
-    let dataset = images::load(&data, Some(&about.labels), args.images)?;
+    let dataset = images::load(&data, Some(&about.manifest.labels), args.images)?;
     if dataset.images.len() < args.images {
         eprintln!("semlink: {} has {} images, not {}", data.display(), dataset.images.len(), args.images);
     }
@@ -167,22 +200,51 @@ pub(crate) async fn demo(args: &DemoArgs, out: &mut impl Write) -> Result<()> {
         return services.show(listener, &args.page, dataset, out).await;
     }
     files::prepare(&args.out)?;
+    let keeping = Keeping {
+        dataset: &dataset,
+        about: Some(&about),
+        rate: plan.rate,
+        services: "transmitter, channel emulator and receiver on loopback, started for this sweep".to_owned(),
+        folder: &args.out,
+        json: args.shown.json,
+        report: args.shown.report()?,
+        began: SystemTime::now(),
+    };
     let services = Services::start(args, &bundle, plan.rate).await?;
-    let swept = services.sweep(&plan, &dataset, about.codec_id).await?;
-    show(&swept, about.clean, &args.out, out)
+    let swept = services.sweep(&plan, &dataset, about.manifest.codec_id.clone()).await?;
+    keeping.show(&swept, out)
 }
 
 /// Sweeps the channel between services that run already.
 pub(crate) async fn sweep(args: &SweepArgs, out: &mut impl Write) -> Result<()> {
     let about = args.bundle.as_deref().map(About::of).transpose()?;
-    let labels = about.as_ref().map(|about| about.labels.as_slice());
+    let labels = about.as_ref().map(|about| about.manifest.labels.as_slice());
     let dataset = images::load(&args.data, labels, args.images.unwrap_or(usize::MAX))?;
     files::prepare(&args.out)?;
+    let plan = args.grid.plan();
+    let keeping = Keeping {
+        dataset: &dataset,
+        about: about.as_ref(),
+        rate: plan.rate,
+        services: format!("transmitter {}, channel emulator {}", args.to.as_str(), args.control.as_str()),
+        folder: &args.out,
+        json: args.shown.json,
+        report: args.shown.report()?,
+        began: SystemTime::now(),
+    };
     let mut peers = Peers::connect(&args.to, &args.control, &args.security.credentials()?).await?;
-    let (codec_id, clean) = about.map(|about| (about.codec_id, about.clean)).unzip();
-    let swept =
-        sweep::run(&mut peers, &args.grid.plan(), &dataset, codec_id, &mut Bar::default(), shutdown::signal()).await?;
-    show(&swept, clean.flatten(), &args.out, out)
+    let codec_id = about.as_ref().map(|about| about.manifest.codec_id.clone());
+    let mut progress = progress::on_stderr();
+    let swept = sweep::run(&mut peers, &plan, &dataset, codec_id, &mut *progress, shutdown::signal()).await?;
+    drop(progress);
+    keeping.show(&swept, out)
+}
+
+impl Shown {
+    fn report(&self) -> Result<Option<Output>> {
+        let reserved = self.report.as_deref().map(Output::prepare).transpose();
+        reserved.context("--report")
+    }
 }
 
 impl GridArgs {
@@ -200,14 +262,12 @@ impl GridArgs {
 impl About {
     fn of(bundle: &Path) -> Result<About> {
         let half = EncoderHalf::open(bundle).with_context(|| format!("--bundle {}", bundle.display()))?;
-        let manifest = half.manifest();
-        let clean = manifest.clean_accuracy.map(|accuracy| Clean { accuracy, classes: manifest.classes() });
-        Ok(About {
-            codec_id: manifest.codec_id.clone(),
-            labels: manifest.labels.clone(),
-            rates: manifest.rates().to_vec(),
-            clean,
-        })
+        Ok(About { path: bundle.to_owned(), manifest: half.manifest().clone() })
+    }
+
+    /// What the limit needs, where the bundle states it.
+    pub(crate) fn clean(&self) -> Option<Clean> {
+        self.manifest.clean_accuracy.map(|accuracy| Clean { accuracy, classes: self.manifest.classes() })
     }
 }
 
@@ -239,7 +299,8 @@ impl Services {
         let (transmitter, emulator) = (self.transmitter.clone(), self.emulator.clone());
         self.during(async {
             let mut peers = Peers::connect(&transmitter, &emulator, &Credentials::none()).await?;
-            sweep::run(&mut peers, plan, dataset, Some(codec_id), &mut Bar::default(), shutdown::signal()).await
+            let mut progress = progress::on_stderr();
+            sweep::run(&mut peers, plan, dataset, Some(codec_id), &mut *progress, shutdown::signal()).await
         })
         .await
     }
@@ -281,13 +342,36 @@ impl Services {
     }
 }
 
-/// Prints the table and the plot, writes the files.
-fn show(sweep: &Sweep, clean: Option<Clean>, folder: &Path, out: &mut impl Write) -> Result<()> {
-    sweep.write(folder)?;
-    plot::write(sweep, clean, folder)?;
-    writeln!(out, "{}\n{}", terminal::table(sweep), terminal::plot(sweep))?;
-    writeln!(out, "wrote sweep.json, sweep.csv and sweep.svg to {}", folder.display())?;
-    Ok(())
+impl Keeping<'_> {
+    /// Writes the files, prints the table and the plot, or the JSON.
+    fn show(self, sweep: &Sweep, out: &mut impl Write) -> Result<()> {
+        let folder = self.folder;
+        sweep.write(folder)?;
+        plot::write(sweep, self.about.and_then(About::clean), folder)?;
+        let report = self.report.as_ref().map(|report| report.path().to_owned());
+        if let Some(output) = self.report {
+            let story = Story {
+                sweep,
+                dataset: self.dataset,
+                about: self.about,
+                rate: self.rate.to_string(),
+                services: self.services,
+                began: self.began,
+                took: self.began.elapsed().unwrap_or_default(),
+            };
+            report::write(&story, output)?;
+        }
+        if self.json {
+            write!(out, "{}", sweep.json()?)?;
+            return Ok(());
+        }
+        writeln!(out, "{}\n{}", terminal::table(sweep), terminal::plot(sweep))?;
+        writeln!(out, "wrote sweep.json, sweep.csv and sweep.svg to {}", folder.display())?;
+        if let Some(report) = report {
+            writeln!(out, "wrote the report {}", report.display())?;
+        }
+        Ok(())
+    }
 }
 
 fn images_number(text: &str) -> Result<usize, String> {

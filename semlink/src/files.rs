@@ -1,11 +1,15 @@
 //! What a sweep leaves behind: `sweep.json` and `sweep.csv`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use semlink_channel::{ChannelConfig, ChannelKind};
+use semlink_report::Reliability;
 use serde::{Serialize, Serializer};
+
+use crate::images::Class;
 
 /// Columns of `sweep.csv`.
 const COLUMNS: &str = "channel,snr_db,k,pilots,csi,images,correct,accuracy,ci95_low,ci95_high,snr_db_measured,images_per_second,side_information_bits";
@@ -48,17 +52,49 @@ pub(crate) struct Point {
     /// The channel in full, for the limit.
     #[serde(skip)]
     pub(crate) config: ChannelConfig,
+    /// What a report shows besides.
+    #[serde(skip)]
+    pub(crate) details: Details,
 }
+
+/// What is remembered of a point's answers for a report.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Details {
+    /// The channel as the emulator told it, in words.
+    pub(crate) profile: String,
+    /// True class, class decided, how often.
+    pub(crate) decided: BTreeMap<(Class, u32), u64>,
+    /// What the codec calls the classes that it decided for.
+    pub(crate) names: BTreeMap<u32, String>,
+    pub(crate) reliability: Reliability,
+    /// Decisions about the first images of the data set, as many as there are of at most [`SAMPLES`].
+    pub(crate) samples: Vec<Option<Shown>>,
+}
+
+/// A decision about an image that is shown.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Shown {
+    pub(crate) label: String,
+    pub(crate) confidence: f32,
+    pub(crate) right: bool,
+}
+
+/// Images that a report shows.
+pub(crate) const SAMPLES: usize = 8;
 
 impl Sweep {
     /// Writes `sweep.json` and `sweep.csv` into a folder that exists.
     pub(crate) fn write(&self, out: &Path) -> Result<()> {
-        let json = serde_json::to_string_pretty(self)? + "\n";
-        for (name, text) in [("sweep.json", json), ("sweep.csv", self.csv())] {
+        for (name, text) in [("sweep.json", self.json()?), ("sweep.csv", self.csv())] {
             let path = out.join(name);
             fs::write(&path, text).with_context(|| path.display().to_string())?;
         }
         Ok(())
+    }
+
+    /// What `sweep.json` holds.
+    pub(crate) fn json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
     fn csv(&self) -> String {
@@ -120,6 +156,7 @@ pub(crate) mod tests {
             images_per_second: 1234.5,
             side_information_bits: 3.0,
             config: ChannelConfig { kind: channel, ..ChannelConfig::awgn(SnrDb::try_new(snr_db).unwrap()) },
+            details: Details::default(),
         };
         let points = vec![
             point(ChannelKind::Awgn, -5.0, 150),

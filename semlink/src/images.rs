@@ -35,7 +35,7 @@ pub(crate) struct Labelled {
 }
 
 /// A class by its index or by its label, whichever the data has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
     /// From 0.
     Index(u32),

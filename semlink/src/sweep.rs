@@ -15,8 +15,9 @@ use semlink_service::security::Credentials;
 use semlink_service::wire;
 use semlink_transmitter::rate::Rate;
 
+use crate::channel;
 use crate::client::{self, Secured};
-use crate::files::{Point, Sweep};
+use crate::files::{Details, Point, SAMPLES, Shown, Sweep};
 use crate::grid::SnrGrid;
 use crate::images::{Class, Dataset, Labelled};
 use crate::progress::{PointStart, Progress};
@@ -58,6 +59,7 @@ struct Tally {
     side_information_bits: u64,
     snr_db: f64,
     snr_known: usize,
+    details: Details,
 }
 
 impl Peers {
@@ -199,6 +201,15 @@ impl Tally {
             Class::Label(label) => decision.label == *label,
         };
         self.correct += usize::from(right);
+        let details = &mut self.details;
+        *details.decided.entry((image.class.clone(), decision.index)).or_default() += 1;
+        details.names.entry(decision.index).or_insert_with(|| decision.label.clone());
+        details.reliability.push(decision.confidence, right);
+        if let Some(place) = usize::try_from(answer.id).ok().filter(|place| *place < SAMPLES) {
+            details.samples.resize((place + 1).max(details.samples.len()), None);
+            let shown = Shown { label: decision.label.clone(), confidence: decision.confidence, right };
+            details.samples[place] = Some(shown);
+        }
         let link = answer.link.unwrap_or_default();
         self.uses += u64::from(link.uses);
         self.pilots += u64::from(link.pilots);
@@ -210,7 +221,8 @@ impl Tally {
         Ok(right)
     }
 
-    fn point(&self, profile: &v1::ChannelProfile, images: usize, seconds: f64) -> Result<Point> {
+    fn point(mut self, profile: &v1::ChannelProfile, images: usize, seconds: f64) -> Result<Point> {
+        self.details.profile = channel::describe(profile);
         let channel = ChannelConfig {
             kind: wire::try_kind(profile.kind).map_err(|status| anyhow!("{}", status.message()))?,
             snr: SnrDb::try_new(profile.snr_db)?,
@@ -233,6 +245,7 @@ impl Tally {
             snr_db_measured: (self.snr_known > 0).then(|| self.snr_db / self.snr_known as f64),
             images_per_second: n / seconds.max(1e-9),
             config: channel,
+            details: self.details,
         })
     }
 }
@@ -276,8 +289,19 @@ mod tests {
         assert_eq!((point.correct, point.accuracy, point.images_per_second), (2, 0.5, 2.0));
         assert_eq!((point.k, point.pilots, point.snr_db_measured), (48.0, 4.0, Some(5.0)));
         assert_eq!(point.side_information_bits, 3.0);
+        let details = point.details;
+        let decided: Vec<_> = details.decided.into_iter().collect();
+        let label = |label: &str| Class::Label(label.into());
+        assert_eq!(
+            decided,
+            [((Class::Index(1), 2), 1), ((Class::Index(2), 2), 1), ((label("coat"), 2), 1), ((label("shirt"), 2), 1)]
+        );
+        // Four decisions at 0.5, two of them right.
+        assert_eq!((details.reliability.total(), details.reliability.error()), (4, 0.0));
+        assert_eq!(details.names.get(&2).map(String::as_str), Some("coat"));
         let error =
             ClassifyResponse { error: Some(v1::Error { code: 3, message: "no image".into() }), ..Default::default() };
-        assert_eq!(tally.add(&image(Class::Index(0)), &error).unwrap_err().to_string(), "x.png: no image");
+        let refused = Tally::default().add(&image(Class::Index(0)), &error).unwrap_err();
+        assert_eq!(refused.to_string(), "x.png: no image");
     }
 }

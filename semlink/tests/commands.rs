@@ -63,14 +63,141 @@ fn a_demo_measures_every_point_and_leaves_its_files() {
     assert_eq!(correct(&sweep_json(&again)), correct(&sweep));
 }
 
+/// The page as a parser sees it: nothing that runs, nothing from elsewhere.
+fn parsed(html: &str) -> roxmltree::Document<'_> {
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let parsed = roxmltree::Document::parse_with_options(html, options).unwrap_or_else(|error| panic!("{error}"));
+    for node in parsed.descendants() {
+        assert!(!node.has_tag_name("script"));
+        for attribute in node.attributes().filter(|a| ["src", "href"].contains(&a.name())) {
+            let value = attribute.value();
+            assert!(value.starts_with('#') || value.starts_with("data:image/png;base64,"), "{value}");
+        }
+    }
+    parsed
+}
+
+#[test]
+fn a_demo_writes_a_report_that_says_what_its_files_say() {
+    let dir = assets();
+    let (bundle, data) = (path(&dir, "bundle"), path(&dir, "data"));
+    let (out, report) = (path(&dir, "out"), path(&dir, "report.html"));
+    let flags = ["demo", "--images", "10", "--snr", "-10,5,20", "--channel", "awgn,rayleigh", "--rate", "32", "--json"];
+    let folders = ["--bundle", &bundle, "--data", &data, "--out", &out, "--report", &report];
+    let output = semlink(flags.iter().chain(&folders));
+    let text = stdout(&output);
+    // What scripts read is the file's content, and nothing but lines for people is on standard error.
+    let printed: Value = serde_json::from_str(&text).expect("JSON");
+    let sweep = sweep_json(&out);
+    assert_eq!(printed, sweep);
+    let told = stderr(&output);
+    assert!(told.lines().count() >= 6 && told.contains("point 6 of 6, 0 s left"), "a line for each point: {told}");
+    assert!(text.chars().chain(told.chars()).all(|c| c == '\n' || !c.is_control()), "{told:?}");
+
+    let html = fs::read_to_string(&report).expect("a report");
+    let parsed = parsed(&html);
+    let texts = |name: &str| -> Vec<String> {
+        let of = parsed.descendants().filter(|node| node.tag_name().name() == name);
+        of.map(|node| node.descendants().filter(|n| n.is_text()).filter_map(|n| n.text()).collect()).collect()
+    };
+    let headings = [
+        "What was run",
+        "Accuracy over SNR",
+        "Images and decisions",
+        "What is taken for what",
+        "Is it as sure as it is right?",
+    ];
+    assert_eq!(texts("h2"), headings);
+    let facts = texts("dd");
+    let codec = sweep["codec_id"].as_str().expect("an id");
+    for fact in [codec, "32", "--snr -10,5,20", "seed 0"] {
+        assert!(facts.iter().any(|found| found.contains(fact)), "{fact}: {facts:?}");
+    }
+    // Six points, eight images and two channels of samples; every matrix counts the ten images.
+    assert_eq!(texts("img").len(), 2 * 8);
+    let points = sweep["points"].as_array().expect("points");
+    for point in points {
+        let accuracy = format!("{:.2} %", 100.0 * point["accuracy"].as_f64().expect("a share"));
+        assert!(texts("td").contains(&accuracy), "{accuracy}");
+    }
+    let matrices = parsed.descendants().filter(|node| node.attribute("class") == Some("heat"));
+    let counts: Vec<u32> = matrices
+        .map(|matrix| {
+            let shaded =
+                matrix.descendants().filter(|cell| cell.attribute("class").is_some_and(|class| class.starts_with('h')));
+            shaded.filter_map(|cell| cell.text()?.parse::<u32>().ok()).sum()
+        })
+        .collect();
+    assert_eq!(counts, [10; 6]);
+    let pictures = texts("title");
+    assert!(pictures.iter().any(|title| title.starts_with("rayleigh: ECE ")), "{pictures:?}");
+}
+
+#[test]
+fn a_report_that_cannot_be_kept_is_refused_before_the_sweep() {
+    let dir = assets();
+    let (bundle, data, out) = (path(&dir, "bundle"), path(&dir, "data"), path(&dir, "out"));
+    let folders = ["demo", "--images", "12", "--bundle", &bundle, "--data", &data, "--out", &out];
+    for (report, why) in [(path(&dir, "none/report.html"), "No such file"), (path(&dir, "data"), "is a folder")] {
+        let refused = semlink(folders.iter().copied().chain(["--report", &report]));
+        assert_eq!(refused.status.code(), Some(1));
+        let told = stderr(&refused);
+        assert!(told.starts_with("semlink: --report: ") && told.contains(&report) && told.contains(why), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+    assert!(!Path::new(&out).join("sweep.json").exists(), "nothing was measured");
+}
+
+#[test]
+fn shells_get_completions_of_every_command() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = stdout(&semlink(["completions", shell]));
+        assert!(
+            ["demo", "sweep", "send", "--report"].iter().all(|word| script.contains(word.trim_start_matches('-'))),
+            "{shell}"
+        );
+    }
+    assert_eq!(semlink(["completions", "sh"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_models_are_json_for_scripts() {
+    let models = stdout(&semlink(["channel", "models", "--json"]));
+    let names: Vec<Value> =
+        models.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["model"].clone()).collect();
+    let printed = stdout(&semlink(["channel", "models"]));
+    assert!(!names.is_empty());
+    for name in &names {
+        let name = name.as_str().expect("a name");
+        assert!(printed.lines().any(|line| line.starts_with(&format!("{name}: "))), "{name}");
+    }
+}
+
 #[test]
 fn a_sweep_of_running_services_leaves_the_channel_as_it_was() {
     let dir = assets();
     let chain = Chain::start(&dir.path().join("bundle"));
     let (to, control, data, out) = (&chain.transmitter, &chain.emulator, path(&dir, "data"), path(&dir, "out"));
     let urls = ["--to", to, "--control", control];
-    let flags = ["--data", &data, "--out", &out, "--snr", "0,10", "--channel", "rayleigh", "--rate", "auto"];
+    let report = path(&dir, "report.html");
+    let flags = [
+        "--data",
+        &data,
+        "--out",
+        &out,
+        "--snr",
+        "0,10",
+        "--channel",
+        "rayleigh",
+        "--rate",
+        "auto",
+        "--report",
+        &report,
+    ];
     stdout(&semlink(["sweep"].iter().chain(&urls).chain(&flags)));
+    let html = fs::read_to_string(&report).expect("a report");
+    parsed(&html);
+    assert!(html.contains("no --bundle was given") && html.contains(control.as_str()));
     let sweep = sweep_json(&out);
     assert_eq!(sweep["codec_id"], Value::Null, "no bundle at hand");
     assert_eq!(sweep["points"].as_array().expect("points").len(), 2);

@@ -227,7 +227,10 @@ fn a_sweep_fills_the_curve_and_gives_the_channel_back() {
     page.until("settings", |now| now["channel"].is_object() && now["codec"].is_object());
     let order = json!({"snr": "-10,10", "channels": ["rayleigh", "awgn"], "images": 12});
     assert_eq!(dashboard.ask("POST", "/api/sweep", &order).status, 202);
-    let settings = page.until("settings", |now| now["sweep"]["running"] == false && now["sweep"]["of"] == 48);
+    let settings = page.until("settings", |now| {
+        let is_back = now["channel"]["snr_db"] == 7.0 && now["channel"]["kind"] == "awgn";
+        now["sweep"]["running"] == false && now["sweep"]["of"] == 48 && is_back
+    });
     let sweep = &settings["sweep"];
     let points: Vec<_> = sweep["points"]
         .as_array()
@@ -240,7 +243,6 @@ fn a_sweep_fills_the_curve_and_gives_the_channel_back() {
         .map(|(kind, db)| (Value::from(kind), Value::from(db)));
     assert_eq!(points, expected.iter().map(|(kind, db)| (kind, db, &twelve)).collect::<Vec<_>>());
     assert_eq!((&sweep["answered"], &sweep["error"]), (&48.into(), &"".into()));
-    page.until("settings", |now| now["channel"]["snr_db"] == 7.0 && now["channel"]["kind"] == "awgn");
 
     // A long one is stopped; meanwhile nobody else changes the channel.
     let long = json!({"snr": "-20:20:0.1", "channels": ["rayleigh"], "images": 12});

@@ -69,6 +69,25 @@ pub enum Error {
         /// What fits.
         advice: String,
     },
+    /// Processes that were to train together.
+    #[error("{0}")]
+    Group(String),
+    /// A process that trained along is gone.
+    #[error("process {rank} was lost: {what}; all processes stop, --resume goes on from the last checkpoint")]
+    PeerLost {
+        /// Its number.
+        rank: usize,
+        /// How that shows.
+        what: String,
+    },
+    /// A process that trained along gave up.
+    #[error("process {rank}: {what}")]
+    PeerFailed {
+        /// Its number.
+        rank: usize,
+        /// What it said.
+        what: String,
+    },
     /// The loss is no longer a number.
     #[error("stage {stage}: the loss became {loss} at step {step}; the last good checkpoint is {}; try a lower lr or clip = 1.0", checkpoint.display())]
     Diverged {
@@ -135,6 +154,9 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// A page, or a picture.
+    #[error(transparent)]
+    Page(#[from] semlink_report::Error),
     /// A plot or report.
     #[error("{}: {what}", path.display())]
     Report {

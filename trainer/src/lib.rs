@@ -10,7 +10,9 @@ mod fit;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gather;
+pub mod group;
 mod json;
+pub mod page;
 mod plot;
 mod progress;
 pub mod recipe;

@@ -1,10 +1,19 @@
 //! `semlink-trainer`: from a recipe and images to a codec bundle.
 
+use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use semlink_nn::DeviceChoice;
+use semlink_report::Output;
+use semlink_trainer::group::{Alone, Group, Locals, Patience, Rendezvous, Tcp};
+use semlink_trainer::page::Run;
 use semlink_trainer::recipe::{Recipe, StudentSpec};
 use semlink_trainer::teachers::import::{HUB, Imported, Source, import};
 use semlink_trainer::teachers::timing::{self, Timing};
@@ -23,6 +32,7 @@ const HELP: &str = "\
 Example, from nothing to a bundle:
   semlink-trainer data fetch --out data          (or: apt-get install dataset-fashion-mnist)
   semlink-trainer run recipes/fashion-mnist.toml --data data
+  semlink-trainer report runs/fashion-mnist      (runs/fashion-mnist/report.html: the whole run on a page)
   semlink-receiver --bundle runs/fashion-mnist/bundle ...
 
 Exit status: 0 done, 2 wrong usage, 64 wrong recipe, 1 anything else.";
@@ -39,12 +49,154 @@ Stages, in order, and what they write into the run's folder:
   bundle    what the services load                                              bundle/
 
 metrics.jsonl has a line for every 50 steps and every epoch; STAGE.done.json says how long a stage took; STAGE.checkpoint.safetensors
-is what --resume continues from after a kill, with the result that the run would have had.";
+is what --resume continues from after a kill, with the result that the run would have had. recipe.toml is the recipe as it counted.
+
+Several GPUs: --processes 4 trains stages teacher, distill and robust on GPUs 0 to 3 of this host. Over several hosts, which share the run's
+folder, start one process for each GPU with --world-size, --rank and --rendezvous. Both take the recipe's batches, shared out.
+
+Examples:
+  semlink-trainer run recipes/fashion-mnist.toml --resume
+  semlink-trainer run recipes/fashion-mnist.toml --stage evaluate --json | jq .student.accuracy
+  semlink-trainer run recipes/fashion-mnist.toml --set search.fit.seed=2 --out runs/seed-2 --from runs/fashion-mnist";
+
+const REPORT_HELP: &str = "\
+Examples:
+  semlink-trainer report runs/fashion-mnist
+  semlink-trainer report runs/fashion-mnist --out /tmp/run.html --json | jq .missing
+
+The page holds what the run's stages have left so far: what was run, accuracy over SNR with limit and baselines, confusion, calibration, sample
+images, the searched cells, the search's trials, training curves and the recipe. One file; it opens without a network and prints.";
+
+const COMPLETIONS_HELP: &str = "\
+Example:
+  semlink-trainer completions bash > /etc/bash_completion.d/semlink-trainer";
+
+/// Several processes that train together.
+#[derive(Debug, Args)]
+struct Together {
+    /// Processes on this host, which train together: this one starts the others; number r computes on GPU r, or all on the CPU.
+    #[arg(long, env = "SEMLINK_PROCESSES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    processes: u32,
+    /// Processes that train together, on any hosts, each started with its own --rank.
+    #[arg(long, env = "SEMLINK_WORLD_SIZE", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    world_size: u32,
+    /// Number of this process, from 0.
+    #[arg(long, env = "SEMLINK_RANK", default_value_t = 0)]
+    rank: u32,
+    /// Where process 0 listens for the others; of process 0 itself, port 0 takes a free one.
+    #[arg(long, env = "SEMLINK_RENDEZVOUS", value_name = "HOST:PORT")]
+    rendezvous: Option<String>,
+    /// Without a sign of life for so many seconds, a process counts as lost; all may take ten times as long to come.
+    #[arg(long, env = "SEMLINK_PEER_TIMEOUT", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    peer_timeout: u64,
+}
+
+impl Together {
+    /// Ends the program with status 2 if the options contradict each other.
+    fn check(&self) {
+        let fault = if self.processes > 1 && (self.world_size > 1 || self.rank > 0) {
+            "--processes starts all processes itself: leave --world-size and --rank out".to_owned()
+        } else if self.rank >= self.world_size {
+            format!(
+                "--rank {}: expected 0 to {}, as --world-size is {}",
+                self.rank,
+                self.world_size - 1,
+                self.world_size
+            )
+        } else if self.world_size > 1 && self.rendezvous.is_none() {
+            "--world-size above 1 needs --rendezvous HOST:PORT, where process 0 listens".to_owned()
+        } else {
+            return;
+        };
+        Cli::command().error(ErrorKind::ValueValidation, fault).exit()
+    }
+
+    /// Processes in all.
+    fn size(&self) -> usize {
+        self.processes.max(self.world_size) as usize
+    }
+
+    /// Where the processes of this host compute, by their numbers.
+    fn device(&self, asked: DeviceChoice) -> impl Fn(usize) -> DeviceChoice + use<> {
+        let first = match asked {
+            // All on GPUs or none.
+            DeviceChoice::Auto if self.processes > 1 => match DeviceChoice::Cuda(0).open() {
+                Ok(_) => DeviceChoice::Cuda(0),
+                Err(_) => DeviceChoice::Cpu,
+            },
+            asked => asked,
+        };
+        move |rank| match first {
+            DeviceChoice::Cuda(number) => DeviceChoice::Cuda(number + rank),
+            other => other,
+        }
+    }
+
+    /// Brings the processes together, and starts those of this host.
+    fn meet(
+        &self,
+        device: &impl Fn(usize) -> DeviceChoice,
+        threads: Option<usize>,
+    ) -> semlink_trainer::Result<(Option<Tcp>, Option<Locals>)> {
+        let (size, rank) = (self.size(), self.rank as usize);
+        let patience = Patience::new(Duration::from_secs(self.peer_timeout));
+        if size == 1 {
+            return Ok((None, None));
+        }
+        if rank > 0 {
+            return Ok((Some(Tcp::join(self.rendezvous.as_deref().unwrap_or_default(), rank, size, patience)?), None));
+        }
+        let here = if self.processes > 1 { Some("127.0.0.1:0") } else { self.rendezvous.as_deref() };
+        let rendezvous = Rendezvous::bind(here.unwrap_or_default())?;
+        let address = rendezvous.address();
+        if self.processes == 1 {
+            eprintln!("process 0 waits at {address} for {} more", size - 1);
+            let pause = |time| {
+                std::thread::sleep(time);
+                None
+            };
+            return Ok((Some(rendezvous.gather(size, patience, pause)?), None));
+        }
+        // The same command line; of an option that comes twice, the last counts.
+        let arguments = |rank: usize| {
+            let own = [
+                ("--processes", "1".to_owned()),
+                ("--world-size", size.to_string()),
+                ("--rank", rank.to_string()),
+                ("--rendezvous", address.to_string()),
+                ("--device", device(rank).to_string()),
+                ("--threads", threads.unwrap_or(1).to_string()),
+            ];
+            let own = own.into_iter().flat_map(|(name, value)| [name.into(), value.into()]);
+            std::env::args_os().skip(1).chain(own).collect::<Vec<OsString>>()
+        };
+        let mut locals = Locals::start(size, arguments)?;
+        let group = rendezvous.gather(size, patience, |time| locals.ended(time))?;
+        Ok((Some(group), Some(locals)))
+    }
+
+    /// Threads of each process of this host, where nothing else is asked for.
+    fn threads(&self) -> usize {
+        (semlink_nn::runtime::available_cpus() / self.processes as usize).max(1)
+    }
+}
+
+/// What adds up the gradients.
+fn group(met: Option<Tcp>, device: &candle_core::Device) -> semlink_trainer::Result<Arc<dyn Group>> {
+    let Some(tcp) = met else { return Ok(Arc::new(Alone)) };
+    #[cfg(feature = "nccl")]
+    if device.is_cuda() {
+        return Ok(Arc::new(semlink_trainer::group::Nccl::new(tcp, device)?));
+    }
+    #[cfg(not(feature = "nccl"))]
+    let _ = device;
+    Ok(Arc::new(tcp))
+}
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs a recipe: teacher, cache, search, distill, robust, evaluate, bundle.
-    #[command(after_help = RUN_HELP)]
+    #[command(after_help = RUN_HELP, args_override_self = true)]
     Run {
         /// The experiment, e.g. recipes/fashion-mnist.toml.
         recipe: PathBuf,
@@ -78,6 +230,23 @@ enum Command {
         /// Stage bundle also copies bundle, teacher and sample to this folder, as the repository's assets/ holds them.
         #[arg(long)]
         assets: Option<PathBuf>,
+        /// Prints the results of stages evaluate and bundle as JSON, a line each, instead of a table.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        together: Together,
+    },
+    /// Writes a page about a run, as far as it is done: one HTML file to hand on.
+    #[command(after_help = REPORT_HELP)]
+    Report {
+        /// The run's folder, e.g. runs/fashion-mnist.
+        run: PathBuf,
+        /// The file [default: report.html in the run's folder].
+        #[arg(long, value_name = "FILE.html")]
+        out: Option<PathBuf>,
+        /// Prints the run in short as a JSON object instead of the file's name.
+        #[arg(long)]
+        json: bool,
     },
     /// Measures what each candidate operation of a recipe's search takes on this host, for [search] cost = { latency = FILE }.
     Latency {
@@ -122,6 +291,12 @@ enum Command {
         /// The file to write; it appears whole or not at all.
         #[arg(long, default_value = "labels.safetensors")]
         out: PathBuf,
+    },
+    /// Prints a shell's completions for this program.
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// Which shell.
+        shell: Shell,
     },
 }
 
@@ -281,7 +456,8 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("semlink-trainer: {error}");
+            // Nobody may be reading any more.
+            let _ = writeln!(std::io::stderr(), "semlink-trainer: {error}");
             ExitCode::from(if matches!(error, Error::Recipe { .. }) { 64 } else { 1 })
         }
     }
@@ -289,19 +465,44 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> semlink_trainer::Result<()> {
     match cli.command {
-        Command::Run { recipe, changes, stage, from, resume, data, out, threads, device, exact, assets } => {
+        Command::Run {
+            recipe,
+            changes,
+            stage,
+            from,
+            resume,
+            data,
+            out,
+            threads,
+            device,
+            exact,
+            assets,
+            json,
+            together,
+        } => {
+            together.check();
             let recipe = Recipe::read(&recipe, &changes)?;
+            recipe.check_processes(together.size())?;
+            let threads = threads.or_else(|| (together.processes > 1).then(|| together.threads()));
             semlink_nn::runtime::init(threads)?;
-            let device = device.open()?;
+            let choose = together.device(device);
+            let device = choose(0).open()?;
             precision(exact);
-            semlink_nn::runtime::on_pool(|| {
+            let (met, locals) = together.meet(&choose, threads)?;
+            let result = semlink_nn::runtime::on_pool(|| {
+                let group = group(met, &device)?;
                 let context = Context::new(&recipe, data.as_deref(), out.as_deref())?.resume(resume).assets(assets);
-                let context = context.on(device);
+                let context = context.on(device).together(group).json(json);
                 if let Some(from) = &from {
                     context.take_from(from)?;
                 }
                 context.run(stage)
-            })
+            });
+            match (result, locals) {
+                (Err(error), Some(mut locals)) => Err(locals.explain(error)),
+                (Ok(()), Some(locals)) => locals.finish(Duration::from_secs(together.peer_timeout)),
+                (result, None) => result,
+            }
         }
         Command::Latency { recipe: path, size, out } => {
             let recipe = Recipe::read(&path, &[])?;
@@ -322,6 +523,21 @@ fn run(cli: Cli) -> semlink_trainer::Result<()> {
                 true => print!("{}", std::fs::read_to_string(runs.join(gather::FILE)).unwrap_or_default()),
                 false => print!("{}", gather::table(&found)),
             }
+            Ok(())
+        }
+        Command::Report { run: folder, out, json } => {
+            let run = Run::read(&folder)?;
+            let output = Output::prepare(&out.unwrap_or_else(|| folder.join("report.html")))?;
+            let path = output.path().to_owned();
+            run.write(output)?;
+            match json {
+                true => println!("{}", serde_json::json!(run.summary(&path))),
+                false => println!("wrote {}", path.display()),
+            }
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "semlink-trainer", &mut std::io::stdout());
             Ok(())
         }
         Command::Teacher(command) => teacher(command),

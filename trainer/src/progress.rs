@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use semlink_report::spark;
 
 use crate::{Error, Result};
 
@@ -18,6 +19,43 @@ pub(crate) struct Progress {
     first: usize,
     started: Instant,
     last_line: Instant,
+    history: History,
+}
+
+/// Losses for a plot of a line: every step's at first, then those of fewer and fewer.
+#[derive(Default)]
+struct History {
+    losses: Vec<f64>,
+    stride: usize,
+    seen: usize,
+}
+
+impl History {
+    /// Enough for the plot's columns.
+    const MOST: usize = 256;
+    const COLUMNS: usize = 24;
+
+    fn add(&mut self, loss: f64) {
+        if self.seen.is_multiple_of(self.stride.max(1)) && loss.is_finite() {
+            self.losses.push(loss);
+        }
+        self.seen += 1;
+        if self.losses.len() >= Self::MOST {
+            let mut keep = false;
+            self.losses.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            self.stride = 2 * self.stride.max(1);
+        }
+    }
+
+    /// From the lowest loss to the highest.
+    fn plot(&self) -> String {
+        let low = self.losses.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = self.losses.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        spark(&self.losses, low, high, Self::COLUMNS)
+    }
 }
 
 /// Between lines when standard error is not a terminal.
@@ -34,29 +72,43 @@ impl Progress {
             bar.reset_eta();
             bar
         });
-        Self { stage, bar, total, batch, first, started: Instant::now(), last_line: Instant::now() }
+        Self {
+            stage,
+            bar,
+            total,
+            batch,
+            first,
+            started: Instant::now(),
+            last_line: Instant::now(),
+            history: History::default(),
+        }
     }
 
     /// Step `done` ended with this (smoothed) loss.
     pub(crate) fn step(&mut self, done: usize, loss: f32) {
-        self.show(done, || format!("loss {loss:.4}"));
+        self.history.add(f64::from(loss));
+        let history = std::mem::take(&mut self.history);
+        self.show(done, || (format!("loss {loss:.4}"), history.plot()));
+        self.history = history;
     }
 
     /// Step `done` of work without a loss ended.
     pub(crate) fn tick(&mut self, done: usize) {
-        self.show(done, String::new);
+        self.show(done, Default::default);
     }
 
-    fn show(&mut self, done: usize, message: impl FnOnce() -> String) {
+    /// The message's second part is a plot, for terminals.
+    fn show(&mut self, done: usize, message: impl FnOnce() -> (String, String)) {
         if let Some(bar) = &self.bar {
             bar.set_position(done as u64);
-            bar.set_message(message());
+            let (message, plot) = message();
+            bar.set_message(format!("{message} {plot}"));
         } else if self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
             let rate = (done - self.first) as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
             let left = (self.total - done) as f64 / rate.max(1e-9);
             let samples = rate * self.batch as f64;
-            let (stage, total, message) = (self.stage, self.total, message());
+            let (stage, total, (message, _)) = (self.stage, self.total, message());
             eprintln!("{stage:>8} step {done}/{total}, {samples:.0} images/s, {left:.0} s left {message}");
         }
     }
@@ -79,6 +131,9 @@ impl Progress {
         }
     }
 }
+
+/// The run's file of [`Metrics`].
+pub(crate) const METRICS: &str = "metrics.jsonl";
 
 /// Figures as JSON lines, appended.
 pub(crate) struct Metrics {

@@ -314,6 +314,19 @@ impl Recipe {
         }
     }
 
+    /// Refuses to share batches among more processes than they have images.
+    ///
+    /// # Errors
+    /// Every batch that is too small.
+    pub fn check_processes(&self, processes: usize) -> Result<()> {
+        let fits = [("teacher", &self.teacher.fit), ("distill", &self.distill.fit), ("robust", &self.robust.fit)];
+        let small = fits.into_iter().filter(|(_, fit)| fit.batch < processes);
+        let faults: Vec<String> = small
+            .map(|(name, fit)| format!("{name}.fit.batch = {}, expected at least the {processes} processes", fit.batch))
+            .collect();
+        if faults.is_empty() { Ok(()) } else { Err(Error::Recipe { path: (&self.name).into(), faults }) }
+    }
+
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut check = |ok: bool, fault: String| {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use semlink_channel::ChannelKind;
+use semlink_report::{Confusion, Reliability};
 use serde::{Deserialize, Serialize};
 
 use crate::{Result, json};
@@ -36,6 +37,41 @@ pub struct Report {
     /// JPEG over an ideal channel code, classified by the teacher.
     #[serde(default)]
     pub digital: Vec<DigitalPoint>,
+    /// What was decided at the lowest, the middle and the highest SNR of each channel, with one k and perfect CSI.
+    #[serde(default)]
+    pub details: Vec<Detail>,
+    /// The first test images; none of frames of several.
+    #[serde(default)]
+    pub samples: Vec<Sample>,
+}
+
+/// Decisions at one operating point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Detail {
+    /// The fading model.
+    pub channel: ChannelKind,
+    /// K of the Rician channel, in dB; absent for the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k_factor_db: Option<f32>,
+    /// Average Es/N0.
+    pub snr_db: f32,
+    /// Channel uses.
+    pub k: usize,
+    /// True class, class decided, how often.
+    pub confusion: Confusion,
+    /// For each bin of confidence: decisions, sum of their confidences, how many were right.
+    pub reliability: Reliability,
+    /// Class and confidence of the decisions about `samples`.
+    pub decisions: Vec<(u32, f32)>,
+}
+
+/// A test image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Its class.
+    pub class: u32,
+    /// A PNG file in base64.
+    pub png: String,
 }
 
 /// The digital scheme at one operating point.
@@ -112,14 +148,25 @@ pub struct Point {
 impl Point {
     /// The channel for a table: kind, K and pilots.
     pub fn channel_text(&self) -> String {
-        let mut text = self.channel.to_string();
-        if let Some(k_factor_db) = self.k_factor_db {
-            text += &format!(" K {k_factor_db} dB");
-        }
+        let mut text = channel_text(self.channel, self.k_factor_db);
         if self.pilots > 0 {
             text += &format!(", {} pilots", self.pilots);
         }
         text
+    }
+}
+
+impl Detail {
+    /// The channel as [`Point::channel_text`] has it.
+    pub fn channel_text(&self) -> String {
+        channel_text(self.channel, self.k_factor_db)
+    }
+}
+
+fn channel_text(channel: ChannelKind, k_factor_db: Option<f32>) -> String {
+    match k_factor_db {
+        Some(k_factor_db) => format!("{channel} K {k_factor_db} dB"),
+        None => channel.to_string(),
     }
 }
 

@@ -1,12 +1,43 @@
-//! One step of a search on made-up images, for measurements.
+//! Made-up images: a step of a search on them, for measurements, and files of them, for tests.
+
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use semlink_codec::cells::{CellLayout, Operation};
+use semlink_codec::images::Part;
+use semlink_codec::images::cifar::{Cifar, SIDE};
 use semlink_nn::optim::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig};
 use semlink_nn::{Mode, Params, ops};
 
 use crate::Result;
 use crate::search::{Architecture, Supernet, side_by_side};
+
+/// Writes a data set of the format of CIFAR, `each` images to a file. The class shows as the brightness of a channel and of a row.
+///
+/// # Errors
+/// The folder does not take a file.
+pub fn write_cifar(cifar: Cifar, dir: &Path, each: usize) -> std::io::Result<()> {
+    let parts = [Part::Train, Part::Test].map(|part| cifar.files(part));
+    for (file, name) in parts.concat().into_iter().enumerate() {
+        let mut bytes = Vec::new();
+        for image in 0..each {
+            let number = file * each + image;
+            let class = number * 7 % cifar.classes();
+            match cifar {
+                Cifar::Ten => bytes.push(class as u8),
+                Cifar::Hundred => bytes.extend([(class / 5) as u8, class as u8]),
+            }
+            let pixel = |i: usize| {
+                let (plane, row) = (i / (SIDE * SIDE), i % (SIDE * SIDE) / SIDE);
+                let bright = plane == class % 3 || row == class % SIDE;
+                (number * 31 + i * 17) as u8 % 60 + if bright { 180 } else { 0 }
+            };
+            bytes.extend((0..3 * SIDE * SIDE).map(pixel));
+        }
+        std::fs::write(dir.join(name), bytes)?;
+    }
+    Ok(())
+}
 
 /// A mixed network with its two optimisers.
 pub struct SupernetStep {

@@ -285,6 +285,13 @@ impl Params {
         below.map(|(name, var)| (name.clone(), var.clone())).collect()
     }
 
+    /// The buffers below this prefix with their full names, sorted by name.
+    pub fn buffers(&self) -> Vec<(String, Buffer)> {
+        let state = self.state();
+        let below = state.buffers.iter().filter(|(name, _)| self.is_below(name));
+        below.map(|(name, buffer)| (name.clone(), buffer.clone())).collect()
+    }
+
     /// Parameters and buffers below this prefix with their full names, for saving: a snapshot, which later training steps do
     /// not change. Only what layers have asked for is in it.
     ///

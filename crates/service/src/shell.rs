@@ -233,7 +233,7 @@ fn reflection() -> Reflection<'static> {
 }
 
 /// Looks at the files of certificates and tokens from time to time, for ever.
-async fn reread(security: ServerSecurity, counters: Counters) {
+pub(crate) async fn reread(security: ServerSecurity, counters: Counters) {
     if !security.has_files() {
         return std::future::pending().await;
     }

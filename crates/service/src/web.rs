@@ -23,6 +23,7 @@ use tower::{Service, ServiceExt as _};
 
 use crate::Peer;
 use crate::security::{Fingerprint, ServerSecurity};
+use crate::shell::{Counters, reread};
 
 /// Connections at a time; more wait to be accepted. A browser opens up to six for a page.
 const CONNECTIONS: usize = 128;
@@ -55,6 +56,8 @@ pub async fn serve<S, B>(
     // Connections end with this future, however it ends.
     let _cut = cut.clone().drop_guard();
     let mut shutdown = pin!(shutdown);
+    // What changes is logged; nobody reads the counters of a page.
+    let mut rereads = pin!(reread(security.clone(), Counters::default()));
     loop {
         let next = async {
             // It is never closed.
@@ -63,6 +66,7 @@ pub async fn serve<S, B>(
         };
         let (accepted, place) = tokio::select! {
             () = &mut shutdown => break,
+            () = &mut rereads => break,
             next = next => next,
         };
         let (tcp, address) = match accepted {

@@ -10,7 +10,7 @@ use std::io::Write;
 use anyhow::Result;
 use clap::Subcommand;
 use semlink_proto::v1::channel_control_client::ChannelControlClient;
-use semlink_proto::v1::{GetChannelRequest, ResetChannelRequest, WatchChannelRequest};
+use semlink_proto::v1::{ChannelProfile, GetChannelRequest, ResetChannelRequest, WatchChannelRequest};
 use semlink_service::peer::NextHop;
 
 use crate::client::{self, Secured, SecurityArgs};
@@ -40,7 +40,11 @@ pub(crate) enum Command {
     /// Push a recording through its channel again: here, to compare bit by bit, or through a running emulator
     Replay(replay::Args),
     /// Print the channel models and their parameters
-    Models,
+    Models {
+        /// Print a JSON object for each model
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Which emulator, and how to print.
@@ -90,6 +94,11 @@ impl Connection<'_> {
     }
 }
 
+/// A channel in words, as `channel get` prints it.
+pub(crate) fn describe(profile: &ChannelProfile) -> String {
+    print::to_text(profile)
+}
+
 /// Runs the command; `watch` goes on until the emulator leaves or the program is stopped.
 pub(crate) async fn run(command: &Command, out: &mut impl Write) -> Result<()> {
     match command {
@@ -122,6 +131,6 @@ pub(crate) async fn run(command: &Command, out: &mut impl Write) -> Result<()> {
         Command::Populate(populate) => links::populate(populate, out).await,
         Command::Record(record) => links::record(record, out).await,
         Command::Replay(args) => replay::run(args, out).await,
-        Command::Models => print::models(out),
+        Command::Models { json } => print::models(*json, out),
     }
 }

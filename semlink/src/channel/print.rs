@@ -37,8 +37,17 @@ pub(super) fn link(link: &v1::LinkState, as_json: bool, out: &mut impl Write) ->
 }
 
 /// Every model with its parameters.
-pub(super) fn models(out: &mut impl Write) -> Result<()> {
+pub(super) fn models(as_json: bool, out: &mut impl Write) -> Result<()> {
     for model in models::ALL {
+        if as_json {
+            let parameters = model.parameters.iter().map(|p| {
+                json!({"name": p.name, "meaning": p.meaning, "values": p.kind.to_string(), "default": p.kind.default()})
+            });
+            let parameters: Vec<Value> = parameters.collect();
+            let object = json!({"model": model.name, "summary": model.summary, "parameters": parameters});
+            writeln!(out, "{object}").context("standard output")?;
+            continue;
+        }
         writeln!(out, "{}: {}", model.name, model.summary).context("standard output")?;
         for parameter in model.parameters {
             let default = parameter.kind.default().map(|default| format!(", default {default}")).unwrap_or_default();
@@ -88,7 +97,7 @@ fn to_json(profile: &v1::ChannelProfile) -> Value {
     })
 }
 
-fn to_text(profile: &v1::ChannelProfile) -> String {
+pub(super) fn to_text(profile: &v1::ChannelProfile) -> String {
     let v1::ChannelProfile { snr_db, k_factor_db, coherence, seed, version, .. } = *profile;
     let (kind, csi) = (kind(profile), client::csi_name(profile.csi()));
     let rician = if kind == "rician" { format!(", K {k_factor_db} dB") } else { String::new() };

@@ -67,10 +67,11 @@ pub(crate) struct Args {
     data: Option<PathBuf>,
 
     /// TLS and tokens of the page
-    #[command(flatten)]
+    // Their heading counts for all that follows.
+    #[command(flatten, next_help_heading = "Security of the page (docs/SECURITY.md)")]
     server: ServerArgs,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Security of the calls to the services")]
     client: ClientArgs,
 }
 

@@ -176,7 +176,8 @@ async fn channel(
     change: Result<Json<ChannelChange>, JsonRejection>,
 ) -> Result<Json<settings::Channel>, Failed> {
     let Json(change) = change?;
-    let csi = change.csi.map(|text| text.parse::<CsiMode>()).transpose().map_err(|error| Failed::bad(&error))?;
+    let csi = |text: String| text.parse::<CsiMode>().map_err(|error| Failed::bad(&format!("csi {text:?}: {error}")));
+    let csi = change.csi.map(csi).transpose()?;
     let request = SetChannelRequest {
         link: dashboard.link.link.clone(),
         kind: change.kind.map(|kind| wire::kind(kind).into()),

@@ -3,12 +3,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use plotters::prelude::*;
-use plotters::style::FontDesc;
 use semlink_codec::cells::{Cell, Genotype, Operation};
+use semlink_report::{Axis, Chart, Corner, Line, Mark, Stroke, Tone};
 use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::Result;
 
 const STEP: (f64, f64) = (250.0, 92.0);
 const MARGIN: f64 = 70.0;
@@ -57,11 +56,11 @@ fn position(state: usize, nodes: usize) -> (f64, f64) {
 
 fn color(op: Operation) -> &'static str {
     match op {
-        Operation::None | Operation::Skip => "#888",
-        Operation::MaxPool3 | Operation::AvgPool3 => "#b8860b",
+        Operation::None | Operation::Skip => "#666",
+        Operation::MaxPool3 | Operation::AvgPool3 => "#8a6500",
         Operation::Conv1 | Operation::Conv3 => "#b22222",
         Operation::Sep3 | Operation::Sep5 => "#1f5fbf",
-        Operation::Dil3 | Operation::Dil5 => "#2e8b57",
+        Operation::Dil3 | Operation::Dil5 => "#247046",
     }
 }
 
@@ -121,8 +120,14 @@ fn bezier(p: [(f64, f64); 4], t: f64) -> (f64, f64) {
     (sum(|p| p.0), sum(|p| p.1))
 }
 
+/// Draws `search.svg`.
+pub(crate) fn write_history(metrics: &[Value], path: &Path) -> Result<()> {
+    let svg = history(metrics).svg()?;
+    Ok(semlink_nn::checkpoint::write_atomically(path, svg.markup().as_bytes())?)
+}
+
 /// Validation loss over expected cost, epoch by epoch, from the lines of `metrics.jsonl`; a restarted search draws its last attempt.
-pub(crate) fn history(metrics: &[Value], path: &Path) -> Result<()> {
+pub(crate) fn history(metrics: &[Value]) -> Chart {
     let mut points: Vec<(f64, f64)> = Vec::new();
     for line in metrics.iter().filter(|line| line["stage"] == "search" && line["validation"].is_object()) {
         let at = |name: &str| line["validation"][name].as_f64();
@@ -133,43 +138,12 @@ pub(crate) fn history(metrics: &[Value], path: &Path) -> Result<()> {
             points.push((cost, -loss));
         }
     }
-    let mut svg = String::new();
-    let drawn = draw_history(&points, &mut svg);
-    drawn.map_err(|e| Error::Report { path: path.to_owned(), what: e.to_string() })?;
-    Ok(semlink_nn::checkpoint::write_atomically(path, svg.as_bytes())?)
-}
-
-fn draw_history(points: &[(f64, f64)], svg: &mut String) -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let range = |values: Vec<f64>| {
-        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let room = (0.08 * (high - low)).max(1e-3 * high.abs()).max(1e-9);
-        if low.is_finite() { low - room..high + room } else { 0.0..1.0 }
-    };
-    let font = |size: u32| FontDesc::from(("sans-serif", size));
-    let root = SVGBackend::with_string(svg, (640, 420)).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption("search: from the first epoch (light) to the last (dark)", font(16))
-        .margin(14)
-        .x_label_area_size(40)
-        .y_label_area_size(60)
-        .build_cartesian_2d(range(points.iter().map(|p| p.0).collect()), range(points.iter().map(|p| p.1).collect()))?;
+    let (x, y) = (Axis::fitted("expected cost"), Axis::fitted("validation distillation loss"));
+    let mut chart = Chart::new("search, epoch by epoch", x, y).legend(Corner::UpperRight);
+    let last = points.last().copied();
+    chart.push(Line::new("", Tone::Blue, points).stroke(Stroke::Thin).mark(Mark::Circle));
+    chart.push(Line::new("last epoch", Tone::Orange, last).stroke(Stroke::None).mark(Mark::Ring));
     chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(BLACK.mix(0.12))
-        .x_desc("expected cost")
-        .y_desc("validation distillation loss")
-        .label_style(font(12))
-        .draw()?;
-    chart.draw_series(LineSeries::new(points.iter().copied(), BLUE.mix(0.4)))?;
-    for (i, point) in points.iter().enumerate() {
-        let depth = 0.2 + 0.8 * (i + 1) as f64 / points.len() as f64;
-        chart.draw_series([Circle::new(*point, 4, BLUE.mix(depth).filled())])?;
-    }
-    root.present()?;
-    Ok(())
 }
 
 #[cfg(test)]

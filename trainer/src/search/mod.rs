@@ -12,7 +12,7 @@ mod random;
 mod supernet;
 #[cfg(test)]
 mod tests;
-mod trials;
+pub(crate) mod trials;
 mod unrolled;
 
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ use self::cost::CostTable;
 pub(crate) use self::supernet::Supernet;
 pub use self::trials::{Trial, TrialsConfig};
 use crate::fit::{FitConfig, Objective};
-use crate::progress::Metrics;
+use crate::progress::{METRICS, Metrics};
 use crate::recipe::LossWeights;
 use crate::stages::cache::Cache;
 use crate::stages::distill::{Judgement, Lessons};
@@ -452,7 +452,7 @@ pub(crate) fn run(context: &Context, config: &SearchConfig, layout: &CellLayout)
     write(FILE, &genotype.to_json())?;
     json::write(&context.dir.join(REPORT), &report)?;
     write(DRAWING, &draw::genotype(&genotype))?;
-    draw::history(&Metrics::read(&context.dir.join("metrics.jsonl"))?, &context.dir.join("search.svg"))?;
+    draw::write_history(&Metrics::read(&context.dir.join(METRICS))?, &context.dir.join("search.svg"))?;
     let size = (lessons.data.input.height, lessons.data.input.width, lessons.data.input.channels);
     eprintln!(
         "  search found {}; target {} {}, expected {:.0}; validation loss {:.4}, discretised {:.4}",

@@ -57,14 +57,14 @@ pub struct Trial {
 
 /// A trial as `trials.json` has it.
 #[derive(Debug, Serialize, Deserialize)]
-struct Done {
-    trial: Trial,
+pub(crate) struct Done {
+    pub(crate) trial: Trial,
     /// What it took.
     seconds: f64,
 }
 
 /// Trials that are done, so that an interrupted stage goes on with the next.
-const FILE: &str = "trials.json";
+pub(crate) const FILE: &str = "trials.json";
 /// What metrics and checkpoint of a trial go by.
 const NAME: &str = "trial";
 

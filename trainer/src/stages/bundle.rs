@@ -67,7 +67,10 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     let manifest = write_bundle(&dir, draft, &tensors)?;
     EncoderHalf::open(&dir)?;
     DecoderHalf::open(&dir)?;
-    println!("{} holds {}", dir.display(), manifest.codec_id);
+    match context.json {
+        true => println!("{}", serde_json::json!({"bundle": dir.display().to_string(), "codec_id": manifest.codec_id})),
+        false => println!("{} holds {}", dir.display(), manifest.codec_id),
+    }
     if let Some(assets) = &context.assets {
         ship(context, assets, &dir, &teacher)?;
     }
@@ -98,7 +101,7 @@ fn ship(context: &Context, assets: &Path, bundle: &Path, teacher: &Path) -> Resu
     if context.recipe.data.format == DataFormat::Idx {
         dataset::sample(&context.data_dir, &assets.join("sample"))?;
     }
-    println!("{} holds bundle and teacher, and a sample of IDX images", assets.display());
+    eprintln!("  bundle: {} holds bundle and teacher, and a sample of IDX images", assets.display());
     Ok(())
 }
 

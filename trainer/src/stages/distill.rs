@@ -218,6 +218,9 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         None => train(&job, &config, &lessons)?,
         Some(bundle) => take(&job, bundle, &config, &lessons)?,
     };
+    if !context.leads() {
+        return Ok(());
+    }
     let about = BTreeMap::from([
         ("format".to_owned(), "semlink student, version 1".to_owned()),
         ("network".to_owned(), json!(config).to_string()),
@@ -243,7 +246,7 @@ fn take(
     let params = Params::frozen(taken.clone());
     let encoder = StudentNet::new(&params.sub(Student::ENCODER), config, lessons.data.input.channels)?;
     params.check_all_used()?;
-    let views = compute_views(lessons.recipe, lessons.data, &encoder)?;
+    let views = compute_views(lessons.recipe, lessons.data, &encoder, job.group.leads())?;
     let validation = lessons.data.validation.map(|images| Ok(encoder.forward(images, Mode::Eval)?))?;
     let classifier = |params: &Params| {
         let classes = lessons.data.train.classes;
@@ -273,26 +276,42 @@ pub(crate) fn views(context: &Context, encoder: &StudentNet) -> Result<Vec<Vec<f
     let recipe = context.recipe;
     let inputs = json!({"data": context.data()?.hash, "split": recipe.data, "cache": recipe.cache}).to_string();
     let key = to_hex(&Sha256::new().chain_update(&student).chain_update(inputs).finalize());
-    if path.exists() {
-        let file = checkpoint::load(&path, &Device::Cpu)?;
-        if file.metadata.get("key") == Some(&key) {
-            // Names ascend with the views: there are at most 64.
-            return file.tensors.values().map(|rows| Ok(rows.flatten_all()?.to_vec1()?)).collect();
+    let stored = || -> Result<Option<Vec<Vec<f32>>>> {
+        if !path.exists() {
+            return Ok(None);
         }
-    }
-    let views = compute_views(recipe, context.data()?, encoder)?;
-    let images = context.data()?.train.len();
-    let tensors = views.iter().enumerate().map(|(view, rows)| {
-        let columns = rows.len() / images;
-        Ok((format!("view{view:02}"), Tensor::from_slice(rows, (images, columns), &Device::Cpu)?))
-    });
-    checkpoint::save(&path, &tensors.collect::<Result<BTreeMap<_, _>>>()?, &BTreeMap::from([("key".to_owned(), key)]))?;
-    Ok(views)
+        let file = checkpoint::load(&path, &Device::Cpu)?;
+        if file.metadata.get("key") != Some(&key) {
+            return Ok(None);
+        }
+        // Names ascend with the views: there are at most 64.
+        let views = file.tensors.values().map(|rows| Ok(rows.flatten_all()?.to_vec1()?));
+        views.collect::<Result<_>>().map(Some)
+    };
+    let computed = context.lead(|| {
+        if let Some(views) = stored()? {
+            return Ok(views);
+        }
+        let views = compute_views(recipe, context.data()?, encoder, true)?;
+        let images = context.data()?.train.len();
+        let tensors = views.iter().enumerate().map(|(view, rows)| {
+            let columns = rows.len() / images;
+            Ok((format!("view{view:02}"), Tensor::from_slice(rows, (images, columns), &Device::Cpu)?))
+        });
+        let tensors = tensors.collect::<Result<BTreeMap<_, _>>>()?;
+        checkpoint::save(&path, &tensors, &BTreeMap::from([("key".to_owned(), key.clone())]))?;
+        Ok(views)
+    })?;
+    let views = match computed {
+        Some(views) => Some(views),
+        None => stored()?,
+    };
+    views.ok_or_else(|| Error::Missing { earlier: "robust", path: path.clone() })
 }
 
-fn compute_views(recipe: &Recipe, data: &Data, encoder: &StudentNet) -> Result<Vec<Vec<f32>>> {
+fn compute_views(recipe: &Recipe, data: &Data, encoder: &StudentNet, show: bool) -> Result<Vec<Vec<f32>>> {
     let indices: Vec<usize> = (0..data.train.len()).collect();
-    let mut progress = Progress::new("features", recipe.cache.views, 0, indices.len());
+    let mut progress = show.then(|| Progress::new("features", recipe.cache.views, 0, indices.len()));
     let mut views = Vec::with_capacity(recipe.cache.views);
     for view in 0..recipe.cache.views {
         let mut rows = Vec::new();
@@ -301,9 +320,13 @@ fn compute_views(recipe: &Recipe, data: &Data, encoder: &StudentNet) -> Result<V
             rows.extend(encoder.forward(&images, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?);
         }
         views.push(rows);
-        progress.tick(view + 1);
+        if let Some(progress) = &mut progress {
+            progress.tick(view + 1);
+        }
     }
-    progress.finish();
+    if let Some(progress) = &progress {
+        progress.finish();
+    }
     Ok(views)
 }
 

@@ -1,15 +1,16 @@
 //! Stage `evaluate`: accuracy on the test split, which no other stage reads, over simulated channels.
 
 use std::fs;
+use std::io::Cursor;
 use std::time::Instant;
 
 use semlink_channel::{ChannelConfig, ChannelKind, ChannelUses, RicianK, SnrDb, limit, stats::wilson};
 use semlink_codec::{Calibration, CsiSource};
 use semlink_nn::{Mode, Params, checkpoint};
+use semlink_report::{Confusion, Image, Reliability};
 
 use super::digital::Digital;
 use super::distill::Student;
-use super::robust::calibrate::CalibrationError;
 use super::robust::codec::Codec;
 use super::robust::frames::Frames;
 use super::robust::measure::{Setting, Sounding};
@@ -18,11 +19,15 @@ use super::teacher::Teacher;
 use super::{CODEC_FILE, Context};
 use crate::data::{self, Split, accuracy};
 use crate::progress::Progress;
-use crate::report::{DigitalPoint, Network, Point, Report};
-use crate::{Result, json, plot};
+use crate::report::{Detail, DigitalPoint, Network, Point, Report, Sample};
+use crate::{Error, Result, json, plot};
 
 /// The report's file.
 pub(crate) const FILE: &str = "report.json";
+/// Test images that it shows.
+const SAMPLES: usize = 8;
+/// Channel uses at which decisions are recorded, where the codec has them.
+const DETAILED_USES: usize = 64;
 
 /// The student alone.
 pub(crate) fn student(context: &Context) -> Result<Network> {
@@ -72,9 +77,10 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         Measurement { context, codec: &codec, calibration: &calibration, frames: &frames, clean: student_accuracy };
     // Nothing is lost at the highest SNR with all channel uses; what the codec then reaches is what its classifier makes of the features.
     let highest = ChannelConfig::awgn(SnrDb::try_new(recipe.robust.snr_db[1])?);
-    let lossless = measurement.at(&Setting::known(highest, codec.max_uses()), 1)?;
+    let (lossless, _) = measurement.at(&Setting::known(highest, codec.max_uses()), 1)?;
     measurement.clean = lossless.accuracy.max(student_accuracy);
     let [encoder, decoder] = Codec::cost(recipe);
+    let (points, details) = measurement.sweep()?;
     let report = Report {
         dataset: recipe.name.clone(),
         teacher,
@@ -88,17 +94,48 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         decoder_macs: decoder.macs,
         classes: frames.classes(),
         clean: measurement.clean,
-        points: measurement.sweep()?,
+        points,
         mismatch: measurement.mismatch()?,
         digital: if recipe.evaluate.digital { measurement.digital(&test, &teacher_net)? } else { Vec::new() },
+        details,
+        samples: if recipe.robust.images_per_frame == 1 { samples(&test)? } else { Vec::new() },
     };
     report.write(&context.dir.join(FILE))?;
     plot::write(&report, &context.dir.join("report.svg"))?;
     let table = table_text(&report);
     fs::write(context.dir.join("report.txt"), &table)
-        .map_err(|source| crate::Error::Io { path: context.dir.join("report.txt"), source })?;
-    println!("{table}");
+        .map_err(|source| Error::Io { path: context.dir.join("report.txt"), source })?;
+    match context.json {
+        true => println!("{}", serde_json::json!(report)),
+        false => println!("{table}"),
+    }
     Ok(())
+}
+
+/// The first test images, to be shown.
+fn samples(test: &Split) -> Result<Vec<Sample>> {
+    let (height, width) = test.size();
+    let one = |(index, class): (usize, &u8)| -> Result<Option<Sample>> {
+        let (pixels, size) = (test.image(index), (width as u32, height as u32));
+        let colours = match pixels.len() / (height * width).max(1) {
+            1 => image::ExtendedColorType::L8,
+            3 => image::ExtendedColorType::Rgb8,
+            // No picture that a page could show.
+            _ => return Ok(None),
+        };
+        let mut png = Cursor::new(Vec::new());
+        let written = image::ImageEncoder::write_image(
+            image::codecs::png::PngEncoder::new(&mut png),
+            pixels,
+            size.0,
+            size.1,
+            colours,
+        );
+        written.map_err(|e| Error::Split(format!("test image {index}: {e}")))?;
+        let image = Image::of(png.get_ref(), "");
+        Ok(image.map(|image| Sample { class: u32::from(*class), png: image.base64().to_owned() }))
+    };
+    test.labels().iter().take(SAMPLES).enumerate().filter_map(|found| one(found).transpose()).collect()
 }
 
 /// The trained codec, the test images' frames and what counts as clean.
@@ -112,7 +149,7 @@ struct Measurement<'a> {
 
 impl Measurement<'_> {
     /// Every channel, SNR and length, with perfect channel state information and with pilots.
-    fn sweep(&self) -> Result<Vec<Point>> {
+    fn sweep(&self) -> Result<(Vec<Point>, Vec<Detail>)> {
         let config = &self.context.recipe.evaluate;
         let mut settings = Vec::new();
         for &kind in &config.channels {
@@ -134,7 +171,11 @@ impl Measurement<'_> {
             })
             .collect();
         settings.extend(piloted);
-        self.all("evaluate", &settings)
+        let found = self.all("evaluate", &settings)?;
+        let (points, details): (Vec<Point>, Vec<Detail>) = found.into_iter().unzip();
+        let chosen = chosen(&points, &self.context.recipe.cat.rates);
+        let details = details.into_iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(detail, _)| detail);
+        Ok((points, details.collect()))
     }
 
     /// One length, with encoders that are told another SNR than there is, or none.
@@ -150,7 +191,7 @@ impl Measurement<'_> {
                 settings.push(Setting { told_db: None, told_kind: None, ..known });
             }
         }
-        self.all("mismatch", &settings)
+        Ok(self.all("mismatch", &settings)?.into_iter().map(|(point, _)| point).collect())
     }
 
     /// The digital scheme over AWGN and Rayleigh fading.
@@ -173,7 +214,7 @@ impl Measurement<'_> {
         Ok(ChannelConfig { kind, k_factor, ..ChannelConfig::awgn(SnrDb::try_new(snr_db)?) })
     }
 
-    fn all(&self, what: &'static str, settings: &[Setting]) -> Result<Vec<Point>> {
+    fn all(&self, what: &'static str, settings: &[Setting]) -> Result<Vec<(Point, Detail)>> {
         let mut progress = Progress::new(what, settings.len(), 0, self.frames.len());
         let mut points = Vec::with_capacity(settings.len());
         for setting in settings {
@@ -187,7 +228,7 @@ impl Measurement<'_> {
     }
 
     /// Sends every frame `draws` times.
-    fn at(&self, setting: &Setting, draws: usize) -> Result<Point> {
+    fn at(&self, setting: &Setting, draws: usize) -> Result<(Point, Detail)> {
         let Setting { channel, uses, told_db, csi, .. } = *setting;
         let sounding = Sounding {
             codec: self.codec,
@@ -197,7 +238,11 @@ impl Measurement<'_> {
             link: 0,
         };
         let started = Instant::now();
-        let (mut correct, mut power, mut error) = (0, [0.0; 2], CalibrationError::default());
+        let (mut correct, mut power) = (0, [0.0; 2]);
+        let (mut confusion, mut reliability) = (Confusion::default(), Reliability::default());
+        // Batches come in order, each with all its draws; the first draw of the first batch has the samples.
+        let mut decisions: Vec<(u32, f32)> = Vec::new();
+        let shown = SAMPLES.min(self.frames.len());
         sounding.run(setting, draws, |heard| {
             let logits = heard.logits.to_vec2::<f32>()?;
             for ((logits, condition), label) in logits.iter().zip(&heard.conditions).zip(heard.labels) {
@@ -206,7 +251,11 @@ impl Measurement<'_> {
                 if let Some((class, confidence)) = best {
                     let right = class == usize::from(*label);
                     correct += usize::from(right);
-                    error.push(*confidence, right);
+                    reliability.push(*confidence, right);
+                    confusion.push(u32::from(*label), class as u32);
+                    if decisions.len() < shown {
+                        decisions.push((class as u32, *confidence));
+                    }
                 }
             }
             power[0] += heard.power[0];
@@ -221,10 +270,13 @@ impl Measurement<'_> {
             CsiSource::Pilots(count) => ("pilots", count),
             CsiSource::None => ("none", 0),
         };
-        Ok(Point {
-            channel: channel.kind,
-            snr_db: channel.snr.db(),
-            k_factor_db: (channel.kind == ChannelKind::Rician).then_some(channel.k_factor.db()),
+        let k_factor_db = (channel.kind == ChannelKind::Rician).then_some(channel.k_factor.db());
+        let (kind, snr_db, calibration_error) = (channel.kind, channel.snr.db(), reliability.error());
+        let detail = Detail { channel: kind, k_factor_db, snr_db, k: uses, confusion, reliability, decisions };
+        let point = Point {
+            channel: kind,
+            snr_db,
+            k_factor_db,
             k: uses,
             pilots,
             csi: csi.into(),
@@ -238,9 +290,28 @@ impl Measurement<'_> {
             images_per_second: images as f64 / started.elapsed().as_secs_f64().max(1e-9),
             limit,
             gap: limit - accuracy,
-            calibration_error: error.value(),
-        })
+            calibration_error,
+        };
+        Ok((point, detail))
     }
+}
+
+/// Whether a point's decisions are recorded: those with perfect CSI at the lowest, the middle and the highest SNR of each channel, with one
+/// number of channel uses.
+fn chosen(points: &[Point], rates: &[usize]) -> Vec<bool> {
+    let middle = rates.get(rates.len() / 2).copied();
+    let uses = rates.iter().copied().find(|k| *k == DETAILED_USES).or(middle);
+    let of = |point: &Point| (point.channel, point.k_factor_db.map(f32::to_bits));
+    let counts = |point: &Point| point.csi == "perfect" && Some(point.k) == uses;
+    let is_chosen = |point: &Point| {
+        let same = points.iter().filter(|other| counts(other) && of(other) == of(point));
+        let mut snrs: Vec<f32> = same.map(|other| other.snr_db).collect();
+        snrs.sort_by(f32::total_cmp);
+        snrs.dedup();
+        let ends = [snrs.first(), snrs.get(snrs.len() / 2), snrs.last()];
+        counts(point) && ends.into_iter().flatten().any(|snr| *snr == point.snr_db)
+    };
+    points.iter().map(is_chosen).collect()
 }
 
 /// Accuracy in % by channel and SNR (rows) and k (columns), the gap to the limit in brackets.

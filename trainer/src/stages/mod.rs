@@ -4,9 +4,9 @@ mod bundle;
 pub(crate) mod cache;
 mod digital;
 pub(crate) mod distill;
-mod evaluate;
+pub(crate) mod evaluate;
 pub(crate) mod robust;
-mod teacher;
+pub(crate) mod teacher;
 #[cfg(test)]
 mod tests;
 
@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::OnceLock;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime};
 
 use candle_core::Device;
 use semlink_codec::StudentConfig;
@@ -27,6 +27,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::{self, Data, to_hex};
 use crate::fit::{FitConfig, Job};
+use crate::group::{Alone, Group};
 use crate::recipe::{DataConfig, GenotypeSource, Recipe, StudentSpec};
 use crate::report::Network;
 use crate::search;
@@ -34,6 +35,28 @@ use crate::{Error, Result, json};
 
 /// What stage `robust` writes and `evaluate` and `bundle` read: all parameters of both halves, by their names in a bundle.
 pub(crate) const CODEC_FILE: &str = "codec.safetensors";
+
+/// The recipe of a run, whole.
+pub(crate) const RECIPE_FILE: &str = "recipe.toml";
+/// What else there is to know of a run.
+pub(crate) const ABOUT_FILE: &str = "run.json";
+
+/// `run.json`: of the last start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct About {
+    /// Of the trainer.
+    pub(crate) version: String,
+    /// RFC 3339, UTC.
+    pub(crate) date: String,
+    /// Folder of the images.
+    pub(crate) data: String,
+    /// `cpu` or `gpu`.
+    pub(crate) device: String,
+    /// CPUs that the process may use.
+    pub(crate) threads: usize,
+    /// That train together.
+    pub(crate) processes: usize,
+}
 
 /// One step from images to a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,16 +122,20 @@ pub struct Context<'a> {
     data: OnceLock<Data>,
     /// Where networks and images are.
     pub(crate) device: Device,
+    /// Results go to standard output as JSON instead of tables.
+    pub(crate) json: bool,
+    /// The processes that make this run together.
+    group: Arc<dyn Group>,
 }
 
 /// What is remembered of a stage that is done.
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
+pub(crate) struct Record {
     stage: String,
     /// See [`Context::inputs`].
     inputs: String,
     /// Of computing, interrupted attempts included.
-    seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 impl<'a> Context<'a> {
@@ -129,6 +156,8 @@ impl<'a> Context<'a> {
             seconds_before: Cell::new(0.0),
             data: OnceLock::new(),
             device: Device::Cpu,
+            json: false,
+            group: Arc::new(Alone),
         })
     }
 
@@ -137,9 +166,32 @@ impl<'a> Context<'a> {
         Self { resume, ..self }
     }
 
+    /// Whether results go to standard output as JSON, a line for each stage that has one, instead of tables.
+    pub fn json(self, json: bool) -> Self {
+        Self { json, ..self }
+    }
+
     /// Computes on this device instead of the CPU.
     pub fn on(self, device: Device) -> Self {
         Self { device, ..self }
+    }
+
+    /// Trains together with other processes: each takes its share of every batch of stages teacher, distill and robust; process 0 writes all
+    /// files and does the other stages alone. All must have the same recipe, images and folder.
+    pub fn together(self, group: Arc<dyn Group>) -> Self {
+        Self { group, ..self }
+    }
+
+    /// Whether this process writes files.
+    pub(crate) fn leads(&self) -> bool {
+        self.group.leads()
+    }
+
+    /// Has process 0 alone do something, and the others wait for it; they get nothing.
+    pub(crate) fn lead<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        let done = if self.leads() { Some(work()?) } else { None };
+        self.group.barrier()?;
+        Ok(done)
     }
 
     /// Lets stage `bundle` also copy bundle, teacher and sample to this folder.
@@ -154,6 +206,15 @@ impl<'a> Context<'a> {
     /// # Errors
     /// A file cannot be copied.
     pub fn take_from(&self, run: &Path) -> Result<()> {
+        // Process 0 does it for all, which wait for it when they run.
+        let taken = if self.leads() { self.take(run) } else { Ok(()) };
+        if let Err(error) = &taken {
+            self.group.abandon(error);
+        }
+        taken
+    }
+
+    fn take(&self, run: &Path) -> Result<()> {
         for file in [teacher::Teacher::FILE, cache::Cache::FILE] {
             let (from, to) = (run.join(file), self.dir.join(file));
             if to.exists() {
@@ -246,6 +307,8 @@ impl<'a> Context<'a> {
             config,
             dir: &self.dir,
             device: &self.device,
+            // A search moves its architecture within a step; process 0 makes it alone.
+            group: if stage == Stage::Search { &Alone } else { self.group.as_ref() },
             start: BTreeMap::new(),
             resume: self.resume,
             inputs: self.inputs(stage),
@@ -265,7 +328,7 @@ impl<'a> Context<'a> {
         self.dir.join(Self::record(stage))
     }
 
-    fn record(stage: Stage) -> String {
+    pub(crate) fn record(stage: Stage) -> String {
         format!("{}.done.json", stage.name())
     }
 
@@ -319,35 +382,104 @@ impl<'a> Context<'a> {
         self.done(stage).map(|record| record.seconds)
     }
 
+    /// Leaves in the run's folder what is run: the recipe as it counts, changes and bases included, and with what.
+    fn note(&self) -> Result<()> {
+        let path = self.dir.join(RECIPE_FILE);
+        let text =
+            toml::to_string(self.recipe).map_err(|e| Error::Report { path: path.clone(), what: e.to_string() })?;
+        semlink_nn::checkpoint::write_atomically(&path, text.as_bytes())?;
+        let device = if self.device.is_cpu() { "cpu" } else { "gpu" };
+        let about = About {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            data: self.data_dir.display().to_string(),
+            device: device.to_owned(),
+            threads: semlink_codec::available_cpus(),
+            processes: self.group.size(),
+        };
+        json::write(&self.dir.join(ABOUT_FILE), &about)
+    }
+
     /// Runs one stage, or all of them; with `resume`, those that are done are skipped.
     ///
     /// # Errors
     /// Whatever stops a stage.
     pub fn run(&self, only: Option<Stage>) -> Result<()> {
+        let result = self.meet(only).and_then(|()| self.stages(only));
+        if let Err(error) = &result {
+            self.group.abandon(error);
+        }
+        result
+    }
+
+    /// Refuses what cannot be run, or not together.
+    fn meet(&self, only: Option<Stage>) -> Result<()> {
         self.check_search()?;
+        let processes = self.group.size();
+        if processes == 1 {
+            return Ok(());
+        }
+        self.recipe.check_processes(processes)?;
+        let recipe =
+            Recipe { data: DataConfig { dir: PathBuf::new(), ..self.recipe.data.clone() }, ..self.recipe.clone() };
+        let what = [
+            ("program", env!("CARGO_PKG_VERSION").to_owned()),
+            ("recipe", to_hex(&Sha256::digest(json!(recipe).to_string()))),
+            ("--stage", json!(only.map(Stage::name)).to_string()),
+            ("set of images", self.data()?.hash.clone()),
+        ];
+        let mine = json!(what.each_ref().map(|(_, value)| value)).to_string();
+        let theirs = self.group.broadcast(mine.into_bytes())?;
+        let theirs: Vec<String> = serde_json::from_slice(&theirs).unwrap_or_default();
+        for (i, (name, value)) in what.iter().enumerate() {
+            if theirs.get(i) != Some(value) {
+                return Err(Error::Group(format!("this process has another {name} than process 0")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What process 0 says.
+    fn agreed(&self, answer: bool) -> Result<bool> {
+        Ok(self.group.broadcast(vec![u8::from(answer)])? == [1])
+    }
+
+    fn stages(&self, only: Option<Stage>) -> Result<()> {
+        let mut noted = false;
         for stage in Stage::ALL {
             if only.is_some_and(|only| only != stage) {
                 continue;
             }
-            if self.resume && only.is_none() && self.done(stage).is_some() {
-                eprintln!("{:>8} done before", stage.name());
+            let done = self.resume && only.is_none() && self.done(stage).is_some();
+            if self.agreed(done)? {
+                if self.leads() {
+                    eprintln!("{:>8} done before", stage.name());
+                }
                 continue;
+            }
+            if !noted && self.leads() {
+                self.note()?;
+                noted = true;
             }
             let started = Instant::now();
             self.seconds_before.set(0.0);
             match stage {
                 Stage::Teacher => teacher::run(self)?,
-                Stage::Cache => cache::run(self)?,
-                Stage::Search => self.search()?,
                 Stage::Distill => distill::run(self)?,
                 Stage::Robust => robust::run(self)?,
+                // The others wait at the end of the stage.
+                _ if !self.leads() => {}
+                Stage::Cache => cache::run(self)?,
+                Stage::Search => self.search()?,
                 Stage::Evaluate => evaluate::run(self)?,
                 Stage::Bundle => bundle::run(self)?,
             }
-            let seconds = self.seconds_before.get() + started.elapsed().as_secs_f64();
-            eprintln!("{:>8} done in {seconds:.0} s", stage.name());
-            let record = Record { stage: stage.name().into(), inputs: self.inputs(stage), seconds };
-            json::write(&self.record_path(stage), &record)?;
+            self.lead(|| {
+                let seconds = self.seconds_before.get() + started.elapsed().as_secs_f64();
+                eprintln!("{:>8} done in {seconds:.0} s", stage.name());
+                let record = Record { stage: stage.name().into(), inputs: self.inputs(stage), seconds };
+                json::write(&self.record_path(stage), &record)
+            })?;
         }
         Ok(())
     }

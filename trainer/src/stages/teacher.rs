@@ -200,14 +200,19 @@ pub(crate) fn run(context: &Context) -> Result<()> {
         return probe(context, config);
     }
     if let Some(from) = &recipe.teacher.from {
-        std::fs::copy(from, &target).map_err(|source| Error::Io { path: from.clone(), source })?;
-        Teacher::load(context)?;
+        if context.leads() {
+            std::fs::copy(from, &target).map_err(|source| Error::Io { path: from.clone(), source })?;
+            Teacher::load(context)?;
+        }
         return Ok(());
     }
     let data = context.data()?;
     let job = context.job(Stage::Teacher, recipe.teacher.fit);
     let trained =
         job.run(|params| Ok(Task { teacher: Teacher::trained(params, recipe, data.input.channels)?, recipe, data }))?;
+    if !context.leads() {
+        return Ok(());
+    }
     let half = trained.into_iter().map(|(name, t)| Ok((name, t.to_dtype(DType::F16)?)));
     let half = half.collect::<Result<BTreeMap<_, _>>>()?;
     let about = BTreeMap::from([
@@ -260,15 +265,21 @@ fn probe(context: &Context, config: &PretrainedConfig) -> Result<()> {
     let key = json!({"teacher": described, "data": data.hash, "split": recipe.data}).to_string();
     let key = to_hex(&Sha256::digest(key));
     let path = context.dir.join(FEATURES_FILE);
-    let [train, validation] = match cache::stored(&path, &key, ["train", "validation"])? {
-        Some(features) => features,
+    let names = ["train", "validation"];
+    let computed = context.lead(|| match cache::stored(&path, &key, names)? {
+        Some(features) => Ok(features),
         None => {
             let features = [frozen.features(&data.train)?, frozen.features(&data.validation)?];
             let [train, validation] = features.clone();
-            cache::store(&path, key, [("train", train), ("validation", validation)])?;
-            features
+            cache::store(&path, key.clone(), [("train", train), ("validation", validation)])?;
+            Ok(features)
         }
+    })?;
+    let found = match computed {
+        Some(features) => Some(features),
+        None => cache::stored(&path, &key, names)?,
     };
+    let [train, validation] = found.ok_or(Error::Missing { earlier: "teacher", path })?;
     let device = &context.device;
     let (train, validation) =
         (train.to_device(device)?.to_dtype(DType::F32)?, validation.to_device(device)?.to_dtype(DType::F32)?);
@@ -281,6 +292,9 @@ fn probe(context: &Context, config: &PretrainedConfig) -> Result<()> {
     let trained = job.run(|params| {
         Ok(Probe { classifier: classifier(params, recipe)?, recipe, data, train: &train, validation: &validation })
     })?;
+    if !context.leads() {
+        return Ok(());
+    }
     let logits = classifier(&Params::frozen(trained.clone()), recipe)?.forward(&validation)?;
     let (found, images) = (accuracy(&logits, data.validation.labels())?, data.validation.len());
     let [low, high] = wilson(found, images);

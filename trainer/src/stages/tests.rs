@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::Device;
 use semlink_codec::cells::{CellKind, Edge, Genotype, Operation};
+use semlink_codec::images::cifar::Cifar;
 use semlink_codec::{EncoderHalf, MlpConfig, ResidualConfig, StageConfig};
 use semlink_nn::checkpoint;
 
 use super::{Context, Stage};
 use crate::Error;
-use crate::recipe::{PretrainedConfig, Recipe, StudentSpec};
+use crate::group::{Patience, Rendezvous, Tcp};
+use crate::recipe::{DataFormat, PretrainedConfig, Recipe, StudentSpec};
+use crate::testing::write_cifar;
 
 /// IDX files of `n` images of 12 x 12 whose class shows as a bright column, plus a pattern of their own.
 fn write_images(dir: &Path, which: &str, n: usize) {
@@ -99,6 +103,40 @@ fn every_stage_of_the_shipped_recipe_runs_from_images_to_a_bundle() {
     // Two channels, four true SNRs, each of them assumed, or none.
     assert_eq!(report["mismatch"].as_array().unwrap().len(), 40);
     assert!(!half.manifest().calibration.0.is_empty());
+    // AWGN, Rayleigh and Rician of three K at both SNRs, with 16 channel uses; every image is in each matrix as often as it was sent.
+    let details = report["details"].as_array().unwrap();
+    assert_eq!(details.len(), 10);
+    for detail in details {
+        let counts = detail["confusion"].as_array().unwrap().iter().map(|triple| triple[2].as_u64().unwrap());
+        let draws = if detail["channel"] == "awgn" { 1 } else { 2 };
+        assert_eq!((counts.sum::<u64>(), &detail["k"]), (60 * draws, &16.into()));
+        assert_eq!(detail["decisions"].as_array().unwrap().len(), 8);
+        let rights = detail["confusion"].as_array().unwrap().iter().filter(|triple| triple[0] == triple[1]);
+        let same = |p: &&serde_json::Value| {
+            ["channel", "snr_db", "k", "k_factor_db"].iter().all(|key| p[key] == detail[key]) && p["csi"] == "perfect"
+        };
+        let point = report["points"].as_array().unwrap().iter().find(same).unwrap();
+        assert_eq!(rights.map(|triple| triple[2].as_u64().unwrap()).sum::<u64>(), point["correct"].as_u64().unwrap());
+    }
+    // The recipe as it counted runs again, and the page of the run has all of its parts.
+    let kept = Recipe::parse(&fs::read_to_string(out.path().join("recipe.toml")).unwrap()).unwrap();
+    assert_eq!(kept, recipe);
+    let page = out.path().join("report.html");
+    let run = crate::page::Run::read(out.path()).unwrap();
+    assert!(run.summary(&page).missing.is_empty());
+    run.write(semlink_report::Output::prepare(&page).unwrap()).unwrap();
+    let html = fs::read_to_string(&page).unwrap();
+    for part in [
+        "Accuracy over SNR",
+        "Images and decisions",
+        "What is taken for what",
+        "The searched student",
+        "How training went",
+        "Recipe",
+    ] {
+        assert!(html.contains(&format!(">{part}</h2>")), "{part}");
+    }
+    assert!(!html.contains("Not done here"));
 }
 
 #[test]
@@ -188,8 +226,10 @@ fn a_search_finds_a_genotype_of_its_target_and_resumes_to_the_same() {
 
 #[test]
 fn every_shipped_recipe_takes_a_step_of_search_and_distillation() {
-    let data = tempfile::tempdir().unwrap();
-    write_images(data.path(), "train", 200);
+    let [gray, ten, hundred] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    write_images(gray.path(), "train", 200);
+    write_cifar(Cifar::Ten, ten.path(), 20).unwrap();
+    write_cifar(Cifar::Hundred, hundred.path(), 100).unwrap();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("recipes");
     let files = [folder.clone(), folder.join("search")].map(|f| fs::read_dir(f).unwrap()).into_iter().flatten();
     for file in files.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
@@ -206,6 +246,12 @@ fn every_shipped_recipe_takes_a_step_of_search_and_distillation() {
             search.fit.batch = 8;
             search.warmup_epochs = 0;
         }
+        let data = match recipe.data.format {
+            DataFormat::Idx => &gray,
+            DataFormat::Cifar10 => &ten,
+            DataFormat::Cifar100 => &hundred,
+            DataFormat::Folder => panic!("no images for {}", file.display()),
+        };
         let out = tempfile::tempdir().unwrap();
         let mut context = Context::new(&recipe, Some(data.path()), Some(out.path())).unwrap();
         for stage in [Stage::Teacher, Stage::Cache] {
@@ -385,6 +431,114 @@ fn a_cache_of_a_pretrained_teacher_is_whole_or_not_there() {
     let context = Context::new(&recipe, Some(data.path()), Some(out.path())).unwrap();
     let text = context.run(Some(Stage::Teacher)).unwrap_err().to_string();
     assert!(text.contains("do not fit into f16") && !text.contains('\n'), "{text}");
-    let left: Vec<_> = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(left.is_empty(), "{left:?}");
+    let mut left: Vec<_> = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["recipe.toml", "run.json"]);
+}
+
+/// Runs `stages` of a recipe in a group of two, each on a thread of its own; what each ended with.
+fn by_two(
+    recipe: &Recipe,
+    data: &Path,
+    out: &Path,
+    stages: &[Stage],
+    change: impl Fn(&mut Context) + Sync,
+) -> [Result<(), Error>; 2] {
+    let patience = Patience::new(std::time::Duration::from_secs(60));
+    let rendezvous = Rendezvous::bind("127.0.0.1:0").unwrap();
+    let address = rendezvous.address().to_string();
+    let work = |group: Tcp| {
+        let mut context = Context::new(recipe, Some(data), Some(out)).unwrap().together(Arc::new(group));
+        change(&mut context);
+        stages.iter().try_for_each(|stage| context.run(Some(*stage)))
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| work(Tcp::join(&address, 1, 2, patience).unwrap()));
+        let nobody = |_| {
+            std::thread::yield_now();
+            None
+        };
+        let first = work(rendezvous.gather(2, patience, nobody).unwrap());
+        [first, other.join().unwrap()]
+    })
+}
+
+#[test]
+fn two_processes_go_through_all_stages_to_a_bundle() {
+    for mut recipe in [small_recipe(), pretrained_recipe()] {
+        recipe.teacher.fit.epochs = 2;
+        let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write_images(data.path(), "train", 200);
+        write_images(data.path(), "t10k", 60);
+        let found = by_two(&recipe, data.path(), out.path(), &Stage::ALL, |_| ());
+        assert!(found.iter().all(Result::is_ok), "{found:?}");
+        EncoderHalf::open(out.path().join("bundle")).unwrap();
+        // What one process alone finds done.
+        let again = Context::new(&recipe, Some(data.path()), Some(out.path())).unwrap();
+        assert!(Stage::ALL.into_iter().all(|stage| again.seconds(stage).is_some()));
+        let left = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert!(left.into_iter().all(|name| !name.ends_with(".tmp")));
+    }
+}
+
+#[test]
+fn a_step_of_two_processes_is_that_of_one_as_all_draws_follow_from_the_sample() {
+    let (data, base) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_images(data.path(), "train", 200);
+    let mut recipe = pretrained_recipe();
+    // Steps as long as the gradient, so that gradients show.
+    recipe.robust.fit.optimizer = crate::OptimizerKind::Sgd;
+    recipe.robust.fit.warmup = 0.0;
+    for stage in [Stage::Teacher, Stage::Cache, Stage::Distill] {
+        Context::new(&recipe, Some(data.path()), Some(base.path())).unwrap().run(Some(stage)).unwrap();
+    }
+    // Channel, noise, what each end is told, and the images of a frame are drawn in stage robust; the codec has no batch-norm.
+    let [alone, together] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let stop = 3;
+    let mut context = Context::new(&recipe, Some(data.path()), Some(alone.path())).unwrap();
+    context.take_from(base.path()).unwrap();
+    context.stop_after = Some(stop);
+    assert!(matches!(context.run(Some(Stage::Robust)), Err(Error::Stopped { .. })));
+    let found = by_two(&recipe, data.path(), together.path(), &[Stage::Robust], |context| {
+        context.take_from(base.path()).unwrap();
+        context.stop_after = Some(stop);
+    });
+    assert!(found.iter().all(|result| matches!(result, Err(Error::Stopped { .. }))), "{found:?}");
+    let [a, b] = [&alone, &together].map(|dir| {
+        let file = dir.path().join("robust.checkpoint.safetensors");
+        let mut tensors = checkpoint::load(&file, &Device::Cpu).unwrap().tensors;
+        tensors.retain(|name, _| name.starts_with("model/") || name.starts_with("optimizer/"));
+        tensors
+    });
+    let flat = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(a.len() > 10 && a.keys().eq(b.keys()));
+    // The momentum is made of gradients.
+    let momentum = a.iter().filter(|(name, _)| name.starts_with("optimizer/")).flat_map(|(_, t)| flat(t));
+    assert!(momentum.fold(0f32, |most, g| most.max(g.abs())) > 0.05);
+    for (name, one) in &a {
+        let worst = flat(one).iter().zip(flat(&b[name])).fold(0f32, |worst, (x, y)| worst.max((x - y).abs()));
+        assert!(worst < 1e-5, "{name}: {worst}");
+    }
+}
+
+#[test]
+fn processes_of_another_recipe_or_with_too_small_a_batch_are_refused() {
+    let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_images(data.path(), "train", 200);
+    let mut recipe = small_recipe();
+    recipe.robust.fit.batch = 1;
+    let found = by_two(&recipe, data.path(), out.path(), &[Stage::Teacher], |_| ());
+    for error in found.map(Result::unwrap_err) {
+        let text = error.to_string();
+        assert!(text.contains("robust.fit.batch = 1, expected at least the 2 processes"), "{text}");
+    }
+    let [one, other] = [small_recipe(), Recipe { name: "other".into(), ..small_recipe() }];
+    let found = by_two(&one, data.path(), out.path(), &[Stage::Teacher], |context| {
+        if !context.leads() {
+            context.recipe = Box::leak(Box::new(other.clone()));
+        }
+    });
+    let texts = found.map(|result| result.unwrap_err().to_string());
+    assert!(texts[1].contains("this process has another recipe than process 0"), "{texts:?}");
+    assert_eq!(texts[0], format!("process 1: {}", texts[1]));
 }

@@ -9,6 +9,8 @@ mod conv;
 mod elementwise;
 mod loss;
 mod matrix;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod norm;
 mod optim;
 

@@ -84,31 +84,6 @@ fn surprise(point: &CalibrationPoint, logits: &[f32], label: u8) -> f64 {
     -p.max(1e-9).ln()
 }
 
-/// Expected calibration error with bins of 1/15 (Guo et al. 2017): how far confidence and accuracy are apart, on average.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct CalibrationError {
-    /// For each bin: frames, sum of confidences, frames that were right.
-    bins: [(usize, f64, usize); 15],
-}
-
-impl CalibrationError {
-    /// Adds a decision: its probability, and whether it was right.
-    pub(crate) fn push(&mut self, confidence: f32, right: bool) {
-        let bin = ((confidence * 15.0).ceil() as usize).clamp(1, 15) - 1;
-        let (frames, confidences, rights) = &mut self.bins[bin];
-        *frames += 1;
-        *confidences += f64::from(confidence);
-        *rights += usize::from(right);
-    }
-
-    /// 0 to 1.
-    pub(crate) fn value(&self) -> f64 {
-        let frames: usize = self.bins.iter().map(|bin| bin.0).sum();
-        let apart = self.bins.iter().map(|(_, confidences, rights)| (confidences - *rights as f64).abs()).sum::<f64>();
-        apart / frames.max(1) as f64
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,14 +104,5 @@ mod tests {
         for (point, expected) in points.iter().zip([2.0, 0.5]) {
             assert!((point.temperature / expected - 1.0).abs() < 0.02, "{point:?}, expected {expected}");
         }
-    }
-
-    #[test]
-    fn the_calibration_error_is_the_mean_gap_of_its_bins() {
-        let mut error = CalibrationError::default();
-        // 10 decisions at 0.9 of which 8 are right, 10 at 0.5 of which 6 are right: (1 + 1) / 20.
-        (0..10).for_each(|i| error.push(0.9, i < 8));
-        (0..10).for_each(|i| error.push(0.5, i < 6));
-        assert!((error.value() - 0.1).abs() < 1e-6, "{}", error.value());
     }
 }

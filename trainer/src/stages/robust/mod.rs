@@ -272,6 +272,9 @@ pub(crate) fn run(context: &Context) -> Result<()> {
             context,
         })
     })?;
+    if !context.leads() {
+        return Ok(());
+    }
     if recipe.robust.joint.is_none() {
         trained.extend(tensors);
     }
