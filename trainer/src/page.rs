@@ -165,18 +165,17 @@ impl Run {
         let mut facts = vec![("folder".to_owned(), self.folder.display().to_string())];
         let mut fact = |name: &str, value: Option<String>| facts.extend(value.map(|value| (name.to_owned(), value)));
         fact("recipe", self.text(&["name"]));
-        if let Some(About { version, date, device, threads, processes }) = &self.about {
+        if let Some(About { version, date, device, threads, processes, .. }) = &self.about {
             fact("version", Some(format!("semlink-trainer {version}")));
             fact("last start", Some(format!("{date}, on {device} with {threads} CPUs, processes: {processes}")));
         }
-        fact(
-            "data",
-            self.text(&["data", "dir"]).map(|dir| {
-                let format = self.text(&["data", "format"]).unwrap_or_else(|| "idx".to_owned());
-                let validation = self.text(&["data", "validation"]).unwrap_or_default();
-                format!("{dir} ({format}), {validation} images for validation")
-            }),
-        );
+        let data = self.about.as_ref().map(|about| about.data.clone()).or_else(|| self.text(&["data", "dir"]));
+        let told = |data: String| {
+            let format = self.text(&["data", "format"]).unwrap_or_else(|| "idx".to_owned());
+            let validation = self.text(&["data", "validation"]).unwrap_or_default();
+            format!("{data} ({format}), {validation} images for validation")
+        };
+        fact("data", data.map(told));
         fact("seeds", self.recipe.as_ref().map(|(_, table)| seeds(table)));
         fact("classes", Some(self.labels().join(", ")).filter(|labels| !labels.is_empty()));
         if let Some(bundle) = &self.bundle {

@@ -119,7 +119,7 @@ nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;list-style:none;padding:0}
 figure{margin:1rem 0}
 figcaption,caption{color:var(--grey);font-size:.9rem;text-align:left;padding:.3rem 0}
 .wide{overflow-x:auto}
-.chart{display:block;width:100%;height:auto;min-width:30rem;max-width:60rem}
+.chart{display:block;width:100%;height:auto;min-width:30rem}
 .light{background:#FFFFFF;border:1px solid var(--faint)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
 th,td{padding:.25rem .55rem;border-bottom:1px solid var(--faint);text-align:left;vertical-align:middle;unicode-bidi:isolate;overflow-wrap:break-word}
