@@ -8,7 +8,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use semlink_browser::{Browser, Page, Scheme, accessibility, axe};
 use semlink_channel::SnrDb;
@@ -279,7 +279,10 @@ fn a_change_from_outside_is_seen_on_the_page() {
 fn a_sweep_draws_its_curve_with_intervals_and_the_limit() {
     let Some(show) = Show::start() else { return };
     let page = show.page();
+    // What stands above it has its height by now.
+    wait(&page, "document.querySelector('#curve path.limit') && document.querySelector('#curve path.interval')");
     page.fill("#sweep-snr", "-5,5,15").expect("typed");
+    assert_eq!(page.evaluate::<String>("document.querySelector('#sweep-snr').value").expect("text"), "-5,5,15");
     page.click("#sweep-start").expect("a click");
     wait_text(&page, "#sweep-state", "^Done: 6 points");
     // Two kinds of channel, squares for what was measured.
@@ -466,17 +469,21 @@ fn two_pages_agree_also_when_both_move_the_slider() {
         scope.spawn(|| other.drag("#snr", 0.5, 0.9, 40).expect("dragged"));
     });
     // The last wish of one of them holds, for both and for the link.
-    let shown = "document.querySelector('#snr').value";
-    let agreed = |page: &Page| {
-        let held = "document.querySelector('#f-requested').textContent";
-        wait(page, &format!("Math.abs(parseFloat({held}) - {shown}) < 0.06 && {shown}")).as_str().map(str::to_owned)
+    let shown = |page: &Page| -> Vec<f64> {
+        let fields = "['snr', 'snr-number'].map(id => document.getElementById(id).valueAsNumber)";
+        page.evaluate(fields).expect("numbers")
     };
-    wait(&one, &format!("Math.abs({shown} - 5) > 15"));
-    let snr_db = show.snr_db();
-    let held = format!("+{shown} === {snr_db} && +document.querySelector('#snr-number').value === {snr_db}");
-    wait(&one, &held);
-    wait(&other, &held);
-    assert_eq!(agreed(&one), agreed(&other));
+    let begin = Instant::now();
+    let snr_db = loop {
+        let (left, right, held) = (shown(&one), shown(&other), show.snr_db());
+        if left == right && left == [held; 2] {
+            break held;
+        }
+        assert!(begin.elapsed() < SOON, "one page has {left:?}, the other {right:?}, the link {held}");
+    };
+    assert!((snr_db - 5.0).abs() > 15.0, "{snr_db}");
+    wait_text(&one, "#f-requested", &format!("^{snr_db:.1} dB$"));
+    wait_text(&other, "#f-requested", &format!("^{snr_db:.1} dB$"));
     assert_eq!(show.snr_db(), snr_db, "nothing moves it any more");
     one.finish().expect("no complaints");
     other.finish().expect("no complaints");

@@ -8,12 +8,21 @@ use serde_json::{Value, json};
 use crate::page::{Page, paths};
 use crate::{Error, shown};
 
-/// Scrolls an element into view and tells where it is, and what the pointer would meet in its middle.
-const PLACE: &str = "(selector => {
+/// Scrolls an element into view, waits until it stays where it is for a frame, and tells where that is and what the pointer would meet in its
+/// middle. One that never rests is taken where it was last.
+const PLACE: &str = "(async selector => {
     const element = document.querySelector(selector);
     if (!element) return null;
     element.scrollIntoView({block: 'center', inline: 'center', behavior: 'instant'});
-    const box = element.getBoundingClientRect();
+    const frame = () => new Promise(resolve => requestAnimationFrame(resolve));
+    let box = element.getBoundingClientRect();
+    for (let frames = 0; frames < 60; frames++) {
+        await frame();
+        await frame();
+        const last = box;
+        box = element.getBoundingClientRect();
+        if (['x', 'y', 'width', 'height'].every(side => box[side] === last[side])) break;
+    }
     const there = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
     const inside = there && (element.contains(there) || there.contains(element) && there.closest('label'));
     const by = inside ? null : there ? there.outerHTML.slice(0, 80) : 'nothing';
