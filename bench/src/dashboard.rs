@@ -300,8 +300,11 @@ fn load(browser: &Browser) -> Result<Vec<Row>> {
     row_reader.note = told(&reader);
     rows.push(row_reader);
     let what = "updates per second seen on the page, link at rest";
-    let mut at_rest = row(what, idle, "1/s", "higher", json!(5), json!(20), &command);
-    at_rest.note = format!("changes of the last frame's line in {}; 20 images a second", browser.version());
+    let mut at_rest = row(what, idle, "1/s", "higher", json!(5), Value::Null, &command);
+    at_rest.note = format!(
+        "changes of the last frame's line in {}; at most the 20 images a second that there are",
+        browser.version()
+    );
     rows.push(at_rest);
     let what = "updates per second seen on the page, link under full load, browser on the same 2 cores";
     let mut seen = row(what, median(page.updates.clone()), "1/s", "higher", json!(5), json!(20), &command);

@@ -44,10 +44,13 @@ fn a_page_for_everyone_has_no_violations() {
     page.finish().expect("no complaints");
 }
 
+/// Selectors, and a part of what is told of them.
+type Broken = &'static [(&'static str, &'static str)];
+
 /// What each element with an id breaks, and how the detail begins or goes on; nothing else is to be found.
 #[test]
 fn each_broken_rule_is_found_and_nothing_else() {
-    let pages: [(&str, Rule, &[(&str, &str)]); 8] = [
+    let pages: [(&str, Rule, Broken); 8] = [
         (
             "<input id=a> <label>Near</label><select id=b><option>x</select> <button id=c><svg width=9 height=9></svg></button>
             <a id=d href='#y'><img></a> <button id=e aria-hidden=true>hidden</button> <div id=f tabindex=0></div>",
