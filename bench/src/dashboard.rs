@@ -238,7 +238,7 @@ fn slider(browser: &Browser) -> Result<Row> {
     let what = "a slider move changes the channel, from the pointer to the realised SNR of a frame on the page";
     let mut row = row(what, median, "ms", "lower", json!(500), json!(100), &command("slider"));
     row.note = format!(
-        "median of {MOVES} jumps between -10 and 20 dB; 90th percentile {p90:.0}, longest {worst:.0}; 20 images a second, as the page has it; {} on \
+        "median of {MOVES} jumps between -10 and 20 dB; 90th percentile {p90:.0}, longest {worst:.0}; 25 images a second, as the page has it; {} on \
          the same 2 cores",
         browser.version()
     );
@@ -277,7 +277,7 @@ fn load(browser: &Browser) -> Result<Vec<Row>> {
         let (low, high) = range(&windows.losses);
         format!(
             "{TURNS} windows of {} s, each compared with those without a page around it: {:.1} to {:.1} %; {:.0} images/s without; the dashboard \
-             took {:.2} processors and sent its 20 images a second",
+             took {:.2} processors and sent its 25 images a second",
             WINDOW.as_secs(),
             100.0 * low,
             100.0 * high,
@@ -302,7 +302,7 @@ fn load(browser: &Browser) -> Result<Vec<Row>> {
     let what = "updates per second seen on the page, link at rest";
     let mut at_rest = row(what, idle, "1/s", "higher", json!(5), Value::Null, &command);
     at_rest.note = format!(
-        "changes of the last frame's line in {}; at most the 20 images a second that there are",
+        "changes of the last frame's line in {}; at most the 25 images a second that there are",
         browser.version()
     );
     rows.push(at_rest);

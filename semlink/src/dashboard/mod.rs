@@ -41,7 +41,7 @@ use sweeping::Sweeping;
 /// The emulator's link of frames that name none.
 pub(crate) const DEFAULT_LINK: &str = "default";
 /// Events of each kind that a page gets in a second, at most.
-const EVENTS: u32 = 25;
+const EVENTS: u32 = 30;
 
 /// Flags of `semlink dashboard`.
 #[derive(Debug, clap::Args)]
@@ -83,7 +83,7 @@ pub(crate) struct PageArgs {
     listen: ListenAddress,
 
     /// Images that the page sends in a second; it may change it
-    #[arg(long, value_name = "N", default_value_t = 20.0, value_parser = per_second)]
+    #[arg(long, value_name = "N", default_value_t = 25.0, value_parser = per_second)]
     images_per_second: f64,
 
     /// Host names that browsers may use for a page in plaintext, besides localhost and addresses: others are refused, lest foreign pages rebind
