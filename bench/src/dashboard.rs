@@ -300,7 +300,7 @@ fn load(browser: &Browser) -> Result<Vec<Row>> {
     row_reader.note = told(&reader);
     rows.push(row_reader);
     let what = "updates per second seen on the page, link at rest";
-    let mut at_rest = row(what, idle, "1/s", "higher", json!(5), Value::Null, &command);
+    let mut at_rest = row(what, idle, "1/s", "higher", json!(5), json!(20), &command);
     at_rest.note = format!(
         "changes of the last frame's line in {}; at most the 25 images a second that there are",
         browser.version()

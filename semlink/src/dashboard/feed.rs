@@ -1,7 +1,7 @@
 //! The images that a page sends: from a data set, at a pace, and never more than a few at a time.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use semlink_proto::v1::{self, ClassifyRequest, ClassifyResponse};
 use semlink_transmitter::rate::Rate;
@@ -43,7 +43,7 @@ pub(super) async fn run(dashboard: Arc<Dashboard>) {
         return std::future::pending().await;
     };
     // One of its own, so that what others send is not taken for it.
-    let stream = u64::from(std::process::id()) << 32 | u64::from(Instant::now().elapsed().subsec_nanos());
+    let stream = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let room = Arc::new(Semaphore::new(UNDER_WAY));
     for number in 1_u64.. {
         let sent = Instant::now();

@@ -216,7 +216,7 @@ function showSettings() {
   if ([...select.options].map(option => option.value).join() !== rates.join()) {
     const usual = codec?.default_uses ? `k = ${codec.default_uses}` : "auto";
     select.replaceChildren(...rates.map(rate => new Option(
-      rate === "" ? (codec ? `the transmitter's (${usual})` : "as the transmitter has it") : rate === "auto" ? "auto" : `k = ${rate}`, rate)));
+      rate === "" ? (codec ? `default (${usual})` : "default") : rate === "auto" ? "auto" : `k = ${rate}`, rate)));
   }
   choose(select, feed.rate);
   fill($("pace"), feed.images_per_second);
