@@ -255,7 +255,10 @@ function showLive(time) {
   text($("f-failed"), f.failed ? `${f.failed} images failed` : "mean, all hops");
   showFrame(live.frame);
   showRecent(live.recent, time);
-  if (f.latency) showLatency(f.latency);
+  if (f.latency && time - latencyDrawn > 250) {
+    latencyDrawn = time;
+    showLatency(f.latency);
+  }
 }
 
 let axes = 2;
@@ -311,6 +314,8 @@ function tile(one) {
   item.append(image, name, more);
   return item;
 }
+
+let latencyDrawn = 0;
 
 const PHASES = [
   ["client", "page to transmitter and back"], ["queue", "transmitter: waiting"], ["prepare", "transmitter: image"], ["encode", "transmitter: encoder"],
