@@ -433,7 +433,7 @@ fn values_out_of_range_are_told_and_change_nothing() {
     let before = show.channel();
     // SNRs end at 100 dB; a frame has no negative symbols; a page sends at most 1,000 images a second.
     for (field, value, shown) in
-        [("#snr-number", "1e6", "7"), ("#snr-number", "-500", "7"), ("#pace", "0", "20"), ("#pace", "1e9", "20")]
+        [("#snr-number", "1e6", "7"), ("#snr-number", "-500", "7"), ("#pace", "0", "25"), ("#pace", "1e9", "25")]
     {
         page.evaluate::<Value>("document.querySelector('#control-error').textContent = ''").expect("cleared");
         page.fill(field, value).expect("typed");
