@@ -10,6 +10,7 @@ use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
 use semlink_codec::images::cifar::Cifar;
 use semlink_codec::images::folder::is_image;
 use semlink_codec::images::{LabelledImages, Part, idx};
+use semlink_proto::v1::Decision;
 
 /// Labels in files of pixels are single bytes.
 const MOST_CLASSES: usize = 256;
@@ -49,6 +50,14 @@ impl Class {
         match self {
             Class::Index(index) => Some(*index),
             Class::Label(_) => None,
+        }
+    }
+
+    /// Whether a decision is this class.
+    pub(crate) fn is(&self, decision: &Decision) -> bool {
+        match self {
+            Class::Index(index) => decision.index == *index,
+            Class::Label(label) => decision.label == *label,
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::channel;
 use crate::client::{self, Secured};
 use crate::files::{Details, Point, SAMPLES, Shown, Sweep};
 use crate::grid::SnrGrid;
-use crate::images::{Class, Dataset, Labelled};
+use crate::images::{Dataset, Labelled};
 use crate::progress::{PointStart, Progress};
 
 /// How long setting the channel back may take after a sweep that failed or was stopped.
@@ -196,10 +196,7 @@ impl Tally {
         }
         let decision =
             answer.decision.as_ref().with_context(|| format!("{}: an answer without decision", image.name))?;
-        let right = match &image.class {
-            Class::Index(index) => decision.index == *index,
-            Class::Label(label) => decision.label == *label,
-        };
+        let right = image.class.is(decision);
         self.correct += usize::from(right);
         let details = &mut self.details;
         *details.decided.entry((image.class.clone(), decision.index)).or_default() += 1;
@@ -263,6 +260,7 @@ fn restore(profile: &v1::ChannelProfile) -> SetChannelRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::Class;
 
     #[test]
     fn a_point_counts_by_index_and_label_and_averages_the_reported_snr() {

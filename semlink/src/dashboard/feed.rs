@@ -130,7 +130,7 @@ impl Dashboard {
             Ok(answer) => {
                 let link = answer.link.unwrap_or_default();
                 let decision = answer.decision.unwrap_or_default();
-                let right = labelled.map(|image| is_right(&image.class, &decision));
+                let right = labelled.map(|image| image.class.is(&decision));
                 recent.decided = Some(Decided {
                     label: decision.label,
                     confidence: decision.confidence,
@@ -197,13 +197,6 @@ fn bin(now: &Settings, link: &v1::LinkInfo, rate: Option<Rate>) -> Option<Bin> {
         }
     };
     Some(Bin { channel: met.channel, rate, snr_db: snr_db.round() as i32 })
-}
-
-fn is_right(class: &Class, decision: &v1::Decision) -> bool {
-    match class {
-        Class::Index(index) => decision.index == *index,
-        Class::Label(label) => decision.label == *label,
-    }
 }
 
 fn name(class: &Class, now: &Settings) -> Option<String> {

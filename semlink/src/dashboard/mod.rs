@@ -32,6 +32,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::client::{self, Secured};
+use crate::demo::ASSETS;
 use crate::images::{self, Dataset};
 use board::Board;
 use live::Live;
@@ -65,6 +66,10 @@ pub(crate) struct Args {
     /// [default: the sample of the assets, where it is there]
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
+
+    /// Folder with the sample images [default: that of the repository]
+    #[arg(long, env = "SEMLINK_ASSETS", value_name = "DIR", hide = true)]
+    assets: Option<PathBuf>,
 
     /// TLS and tokens of the page
     // Their heading counts for all that follows.
@@ -143,7 +148,7 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<()> {
     let (security, credentials) = problems.finish(security.zip(credentials))?;
     let dataset = match &args.data {
         Some(path) => Some(images::load(path, None, usize::MAX)?),
-        None => sample(),
+        None => sample(args.assets.as_deref()),
     };
     let (to, control, link) = (args.to.clone(), args.control.clone(), args.link.clone());
     serve(listener, &args.page, security, Link { to, control, link, credentials, dataset }, out).await
@@ -220,10 +225,9 @@ async fn publish(dashboard: Arc<Dashboard>) {
     tokio::join!(dashboard.settings.publish(pause), dashboard.live.publish(pause));
 }
 
-/// The images of the repository, where they are.
-pub(crate) fn sample() -> Option<Dataset> {
-    let folder = std::env::var_os("SEMLINK_ASSETS").map_or_else(|| PathBuf::from(crate::demo::ASSETS), PathBuf::from);
-    images::load(&Path::new(&folder).join("sample"), None, usize::MAX).ok()
+/// The sample of the assets, where it is there.
+fn sample(assets: Option<&Path>) -> Option<Dataset> {
+    images::load(&assets.unwrap_or(Path::new(ASSETS)).join("sample"), None, usize::MAX).ok()
 }
 
 fn per_second(text: &str) -> Result<f64, String> {
