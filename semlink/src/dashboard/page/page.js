@@ -279,7 +279,7 @@ function showFrame(frame) {
 }
 
 const tiles = new Map();
-let recentDrawn = 0;
+let recentDrawn = -Infinity;
 
 /** A few times a second: more could not be looked at. Tiles that stay are left alone, so that their images need not be loaded again. */
 function showRecent(recent, time) {
@@ -315,7 +315,7 @@ function tile(one) {
   return item;
 }
 
-let latencyDrawn = 0;
+let latencyDrawn = -Infinity;
 
 const PHASES = [
   ["client", "page to transmitter and back"], ["queue", "transmitter: waiting"], ["prepare", "transmitter: image"], ["encode", "transmitter: encoder"],
@@ -380,7 +380,7 @@ function showCurve() {
   }));
 }
 
-let curveDrawn = 0;
+let curveDrawn = -Infinity;
 
 /** Draws once a screen refresh, whatever comes; the curve a few times a second. */
 function show() {
@@ -430,6 +430,6 @@ function back() {
 }
 
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
-window.addEventListener("resize", () => { curveDrawn = 0; show(); });
+window.addEventListener("resize", () => { curveDrawn = -Infinity; show(); });
 $("equalise").addEventListener("change", show);
 listen();
