@@ -25,7 +25,7 @@ use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Shape, Storage, Tensor,
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, tape};
 
 pub(crate) use attention::attention;
 pub(crate) use conv::{conv2d, conv2d_fused};
@@ -253,7 +253,7 @@ struct Node {
     backward: Box<Backward>,
 }
 
-/// The result of an operator as a tensor; with a node in the graph if an argument (one to three) wants a gradient.
+/// The result of an operator as a tensor; recorded on the tape, or with a node in candle's graph, if an argument (one to three) wants a gradient.
 fn node(
     gpu: &Gpu,
     name: &'static str,
@@ -266,6 +266,12 @@ fn node(
         return Ok(gpu.tensor(output, shape));
     }
     let storage = CudaStorage::wrap_cuda_slice(output, gpu.device.clone());
+    if tape::records(arguments) {
+        let backward = move |arguments: &[Tensor], result: &Tensor, grad: &Tensor| {
+            backward(&arguments.iter().collect::<Vec<_>>(), result, grad)
+        };
+        return Ok(tape::record(arguments, Storage::Cuda(storage), shape, backward));
+    }
     let node = Node { name, output: Mutex::new(Some((storage, shape.into()))), backward: Box::new(backward) };
     Ok(match arguments {
         [a] => a.apply_op1(node)?,

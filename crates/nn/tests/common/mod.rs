@@ -77,6 +77,8 @@ pub fn check_gradients(
     let r = arg(99, y.dims());
     let loss = y.mul(&r.tensor()).unwrap().sum_all().unwrap();
     let grads = loss.backward().unwrap();
+    let (_, recorded) =
+        semlink_nn::value_and_grad(|| Ok::<_, semlink_nn::Error>(op(&tensors)?.mul(&r.tensor())?.sum_all()?)).unwrap();
     let reference_loss = |data: &[Vec<f64>]| -> f64 { eval(data).iter().zip(&r.data).map(|(y, r)| y * r).sum() };
     for (i, var) in vars.iter().enumerate() {
         let expected: Vec<f64> = (0..data[i].len())
@@ -90,8 +92,10 @@ pub fn check_gradients(
                 (up - down) / (2.0 * STEP)
             })
             .collect();
-        let grad = grads.get(var).unwrap_or_else(|| panic!("argument {i} has no gradient"));
-        assert_eq!(grad.dims(), var.dims(), "shape of the gradient of argument {i}");
-        assert_close(&format!("gradient of argument {i}"), &values(grad), &expected, TOLERANCE);
+        for (by, grads) in [("candle", &grads), ("value_and_grad", &recorded)] {
+            let grad = grads.get(var).unwrap_or_else(|| panic!("argument {i} has no gradient by {by}"));
+            assert_eq!(grad.dims(), var.dims(), "shape of the gradient of argument {i} by {by}");
+            assert_close(&format!("gradient of argument {i} by {by}"), &values(grad), &expected, TOLERANCE);
+        }
     }
 }
