@@ -41,6 +41,9 @@ pub(crate) use optim::{AdamWFactors, Many, clip_norm};
 /// Threads of a block of kernels that go element by element.
 const BLOCK: u32 = 256;
 
+/// Bytes of shared memory that a block gets without asking.
+const SHARED: u32 = 48 * 1024;
+
 static TF32: AtomicBool = AtomicBool::new(true);
 
 /// Whether matrix products and convolutions may round their factors to TF32 (10 bits of mantissa, sums in f32), as PyTorch's convolutions
@@ -155,6 +158,11 @@ macro_rules! launch {
     ($gpu:expr, $name:expr, $grid:expr, $block:expr, $shared:expr, $($arg:expr),* $(,)?) => {{
         use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
         let function = $gpu.kernels.function($name)?;
+        if $shared > crate::cuda::SHARED {
+            use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum as Attribute;
+            let most = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(most, $shared as i32).map_err(candle_core::Error::wrap)?;
+        }
         let mut launch = $gpu.stream.launch_builder(&function);
         $(
             let argument = $arg;

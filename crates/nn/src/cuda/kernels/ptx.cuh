@@ -25,6 +25,15 @@ __device__ __forceinline__ unsigned tf32(float v) {
     return r;
 }
 
+// Four matrices of 8 x 4 numbers out of shared memory: lane i says where row i % 8 of matrix i / 8 is, and gets the numbers in row i / 4, column i % 4 of all four.
+__device__ __forceinline__ void load_matrices(unsigned (&r)[4], const float* row) {
+    unsigned shared = (unsigned)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared)
+                 : "memory");
+}
+
 // c += a b for a warp: a 16 x 8 by rows, b 8 x 8 by columns, both in TF32, each lane with its share of the fragments as PTX deals them out.
 __device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
