@@ -42,11 +42,16 @@ pub fn values(t: &Tensor) -> Vec<f32> {
     t.contiguous().unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
+/// What tolerances are relative to: one more than the largest value.
+pub fn scale(values: &[f64]) -> f64 {
+    1.0 + values.iter().fold(0.0f64, |m, v| m.max(v.abs()))
+}
+
 /// |got - expected| <= tolerance x (1 + largest |expected|), element by element.
 #[track_caller]
 pub fn assert_close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}: number of elements");
-    let scale = 1.0 + expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    let scale = scale(expected);
     for (i, (g, e)) in got.iter().zip(expected).enumerate() {
         let error = (f64::from(*g) - e).abs();
         assert!(error <= tolerance * scale, "{what}[{i}]: {g}, expected {e}, tolerance {tolerance} x {scale}");
