@@ -39,6 +39,9 @@ pub(crate) struct Options {
     /// Changes a key of the recipe, for a trial run whose figures are not recorded; may be repeated.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     changes: Vec<String>,
+    /// The network of the part `one-step`.
+    #[arg(long, default_value = "large")]
+    of: Network,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -51,6 +54,18 @@ pub(crate) enum Part {
     Features,
     /// recipes/fashion-mnist-large.toml from images to bundle.
     Recipe,
+    /// A step of the network named by `--of` with two images, without a figure: for a profiler, or an emulated GPU that counts launches.
+    OneStep,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Network {
+    /// The student of 0.2 M parameters.
+    Small,
+    /// The student of 2.9 M parameters.
+    Large,
+    /// The search's mixed network.
+    Supernet,
 }
 
 /// The first GPU, as its driver calls it.
@@ -63,9 +78,12 @@ pub(crate) fn name() -> Option<String> {
 
 pub(crate) fn run(python: &Path, options: &Options) -> Result<()> {
     runtime::init(None)?;
-    announce(TOPIC, unmeasured())?;
     let device = options.device.open()?;
     ensure!(!device.is_cpu(), "--device {} is no GPU", options.device);
+    if options.only == Some(Part::OneStep) {
+        return one_step(options.of, &device);
+    }
+    announce(TOPIC, unmeasured())?;
     let wanted = |part| options.only.is_none_or(|only| only == part);
     if wanted(Part::Steps) {
         steps(python, &device)?;
@@ -174,16 +192,33 @@ fn steps(python: &Path, device: &Device) -> Result<()> {
     Ok(())
 }
 
-fn supernet(python: &Path, device: &Device) -> Result<()> {
+fn one_step(of: Network, device: &Device) -> Result<()> {
+    const BATCH: usize = 2;
+    let student = match of {
+        Network::Small => 0,
+        Network::Large => 1,
+        Network::Supernet => return Ok(supernet_step(BATCH, device)?.0.step()?),
+    };
+    let (_, config) = students().into_iter().nth(student).context("no such student")?;
+    Step::new(&serde_json::from_value(config)?, BATCH, device)?.run()
+}
+
+/// The step, and its configuration for the peer.
+fn supernet_step(batch: usize, device: &Device) -> Result<(SupernetStep, Value)> {
     let recipe = Recipe::read(&root().join("recipes/search/searched.toml"), &[])?;
     let (Some(search), StudentSpec::Cells(spec)) = (&recipe.search, &recipe.student) else {
         bail!("recipes/search/searched.toml searches nothing");
     };
-    let (batch, rounds) = (256, 10);
-    let mut step = SupernetStep::new(&spec.layout, &search.operations, search.partial, batch, device)?;
+    let step = SupernetStep::new(&spec.layout, &search.operations, search.partial, batch, device)?;
     let config = json!({
         "layout": spec.layout, "operations": search.operations, "partial": search.partial, "batch": batch, "device": "cuda"
     });
+    Ok((step, config))
+}
+
+fn supernet(python: &Path, device: &Device) -> Result<()> {
+    let (batch, rounds) = (256, 10);
+    let (mut step, config) = supernet_step(batch, device)?;
     let (ratio, ours, theirs, answer) = ratio(
         || runtime::on_pool(|| per_step(device, rounds.min(3), || Ok(step.step()?))),
         || peer(python, "torch_supernet.py", &["8".into(), rounds.to_string(), config.to_string()]),

@@ -6,15 +6,28 @@
 //! in between stay in its graph. Outside of [`value_and_grad`] everything is in candle's graph, and its `backward` works as usual.
 
 use std::cell::RefCell;
+use std::collections::hash_map::Entry as Place;
+use std::collections::{HashMap, HashSet};
 
 use candle_core::backprop::GradStore;
 use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Storage, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Storage, Tensor, TensorId, Var};
 
 type Candle<T> = candle_core::Result<T>;
 
 /// The result's gradient to the gradients of the arguments, `None` where none is wanted.
-pub(crate) type Backward = dyn FnOnce(&[Tensor], &Tensor, &Tensor) -> Candle<Vec<Option<Tensor>>>;
+type Backward = dyn FnOnce(&[Tensor], &Tensor, &Tensor) -> Candle<Vec<Option<Grad>>>;
+
+/// A gradient of an argument.
+enum Grad {
+    All(Tensor),
+    /// Of the slice of an axis that begins at `start`; zero elsewhere.
+    Slice {
+        axis: usize,
+        start: usize,
+        grad: Tensor,
+    },
+}
 
 struct Entry {
     arguments: Vec<Tensor>,
@@ -62,29 +75,87 @@ pub fn value_and_grad<E: From<candle_core::Error>>(
     let scope = Scope::enter();
     let loss = loss()?;
     let mut tape = scope.leave();
-    let mut grads = loss.backward()?;
+    let mut grads = Gradients { whole: loss.backward()?, sliced: HashMap::new() };
     // An operator's arguments were there before its result: backwards, every gradient is complete when its turn comes.
     while let Some(Entry { arguments, result, backward }) = tape.pop() {
-        let Some(grad) = grads.remove(&result) else { continue };
+        let Some(grad) = grads.take(&result)? else { continue };
         for (argument, grad) in arguments.iter().zip(backward(&arguments, &result, &grad.contiguous()?)?) {
-            if let Some(grad) = grad {
-                add(&mut grads, argument, grad)?;
+            match grad {
+                Some(Grad::All(grad)) => grads.add(argument, grad)?,
+                Some(Grad::Slice { axis, start, grad }) => grads.add_slice(argument, axis, start, &grad)?,
+                None => {}
             }
         }
     }
-    Ok((loss.detach(), grads))
+    Ok((loss.detach(), grads.complete()?))
 }
 
-fn add(grads: &mut GradStore, to: &Tensor, grad: Tensor) -> Candle<()> {
-    if !to.is_variable() {
-        return if to.track_op() { grads.extend(to.apply_op1(Seed(grad))?.backward()?) } else { Ok(()) };
+/// What is known of the gradients so far.
+struct Gradients {
+    whole: GradStore,
+    /// By the tensor that was sliced: the tensor and its gradient, slice by slice.
+    sliced: HashMap<TensorId, (Tensor, Slices)>,
+}
+
+/// A gradient of zeros, but for slices of an axis.
+struct Slices {
+    grad: Tensor,
+    axis: usize,
+    starts: HashSet<usize>,
+}
+
+impl Gradients {
+    fn add(&mut self, to: &Tensor, grad: Tensor) -> Candle<()> {
+        if !to.is_variable() {
+            // From here on it is candle's.
+            return if to.track_op() { self.whole.extend(to.apply_op1(Seed(grad))?.backward()?) } else { Ok(()) };
+        }
+        let sum = match self.whole.remove(to) {
+            Some(before) => before.add(&grad)?,
+            None => grad,
+        };
+        self.whole.insert(to, sum);
+        Ok(())
     }
-    let sum = match grads.remove(to) {
-        Some(before) => before.add(&grad)?,
-        None => grad,
-    };
-    grads.insert(to, sum);
-    Ok(())
+
+    /// Each slice is written once and adds to nothing: that is why a tensor is cut into slices along one axis that do not overlap.
+    fn add_slice(&mut self, to: &Tensor, axis: usize, start: usize, grad: &Tensor) -> Candle<()> {
+        let again = |(_, slices): &(Tensor, Slices)| slices.axis != axis || slices.starts.contains(&start);
+        if self.sliced.get(&to.id()).is_some_and(again) {
+            self.join(to)?;
+        }
+        let (_, slices) = match self.sliced.entry(to.id()) {
+            Place::Occupied(entry) => entry.into_mut(),
+            Place::Vacant(entry) => {
+                let slices = Slices { grad: to.zeros_like()?, axis, starts: HashSet::new() };
+                entry.insert((to.clone(), slices))
+            }
+        };
+        slices.starts.insert(start);
+        slices.grad.slice_set(grad, axis, start)
+    }
+
+    /// Adds a tensor's slices to its gradient.
+    fn join(&mut self, to: &Tensor) -> Candle<()> {
+        match self.sliced.remove(&to.id()) {
+            Some((to, slices)) => self.add(&to, slices.grad),
+            None => Ok(()),
+        }
+    }
+
+    fn take(&mut self, result: &Tensor) -> Candle<Option<Tensor>> {
+        self.join(result)?;
+        Ok(self.whole.remove(result))
+    }
+
+    /// Those of variables, which nothing takes.
+    fn complete(mut self) -> Candle<GradStore> {
+        let sliced: Vec<Tensor> = self.sliced.values().map(|(to, _)| to.clone()).collect();
+        for to in sliced {
+            self.join(&to)?;
+        }
+        Ok(self.whole)
+    }
 }
 
 /// A scalar with a given gradient in its argument: from there on candle's backward pass takes over.
@@ -123,7 +194,7 @@ pub(crate) fn record(
     shape: impl Into<Shape>,
     backward: impl FnOnce(&[Tensor], &Tensor, &Tensor) -> Candle<Vec<Option<Tensor>>> + 'static,
 ) -> Tensor {
-    push(arguments, Tensor::from_storage(storage, shape, BackpropOp::none(), true), backward)
+    push(arguments, Tensor::from_storage(storage, shape, BackpropOp::none(), true), whole(backward))
 }
 
 /// As [`record`], with a result that is a variable already.
@@ -132,13 +203,31 @@ pub(crate) fn record_variable(
     result: Var,
     backward: impl FnOnce(&[Tensor], &Tensor, &Tensor) -> Candle<Vec<Option<Tensor>>> + 'static,
 ) -> Tensor {
-    push(arguments, result.into_inner(), backward)
+    push(arguments, result.into_inner(), whole(backward))
+}
+
+/// Records that `result`, a variable, is a copy of the slice of `x` of its size that begins at `start` of an axis. To be called where [`records`] says so.
+pub(crate) fn record_slice(x: &Tensor, axis: usize, start: usize, result: Var) -> Tensor {
+    let mut shape = x.dims().to_vec();
+    let others: usize = shape.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, n)| n).product();
+    shape[axis] = result.elem_count() / others.max(1);
+    push(&[x], result.into_inner(), move |_, _, grad| {
+        Ok(vec![Some(Grad::Slice { axis, start, grad: grad.reshape(shape)? })])
+    })
+}
+
+fn whole(
+    backward: impl FnOnce(&[Tensor], &Tensor, &Tensor) -> Candle<Vec<Option<Tensor>>>,
+) -> impl FnOnce(&[Tensor], &Tensor, &Tensor) -> Candle<Vec<Option<Grad>>> {
+    move |arguments, result, grad| {
+        Ok(backward(arguments, result, grad)?.into_iter().map(|grad| grad.map(Grad::All)).collect())
+    }
 }
 
 fn push(
     arguments: &[&Tensor],
     result: Tensor,
-    backward: impl FnOnce(&[Tensor], &Tensor, &Tensor) -> Candle<Vec<Option<Tensor>>> + 'static,
+    backward: impl FnOnce(&[Tensor], &Tensor, &Tensor) -> Candle<Vec<Option<Grad>>> + 'static,
 ) -> Tensor {
     let arguments = arguments.iter().map(|t| (*t).clone()).collect();
     let entry = Entry { arguments, result: result.clone(), backward: Box::new(backward) };

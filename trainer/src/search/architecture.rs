@@ -356,16 +356,11 @@ impl Gates {
     /// The factors of a cell at `place`, whose operations work on `channels` channels.
     pub(crate) fn scales(&self, place: &Place, channels: usize, parts: usize) -> Result<CellScales> {
         debug_assert!(channels * parts == place.width);
-        let (edges, columns) = self.operations.dims2()?;
-        let table = self.operations.unsqueeze(2)?.broadcast_as((edges, columns, channels))?.contiguous()?;
-        let per_edge = self.edges.unsqueeze(1)?.broadcast_as((edges, channels))?.contiguous()?;
-        let operations = |edge: usize| {
-            let row = table.get(edge)?;
-            (0..columns).map(|column| Ok(Scale::new(&row.get(column)?)?)).collect::<Result<Vec<_>>>()
-        };
+        let (_, columns) = self.operations.dims2()?;
+        let operations = Scale::all(&self.operations.flatten_all()?, channels)?;
         Ok(CellScales {
-            operations: (0..edges).map(operations).collect::<Result<_>>()?,
-            edges: (0..edges).map(|edge| Ok(Scale::new(&per_edge.get(edge)?)?)).collect::<Result<_>>()?,
+            operations: operations.chunks(columns).map(<[Scale]>::to_vec).collect(),
+            edges: Scale::all(&self.edges, channels)?,
         })
     }
 }

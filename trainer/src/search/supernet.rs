@@ -90,13 +90,8 @@ impl MixedCell {
         parts: usize,
         mode: Mode,
     ) -> Result<Tensor> {
-        let width = self.place.width / parts;
-        let split = |x: Tensor| -> Result<Vec<Tensor>> {
-            let part = |i| Ok(x.narrow(3, i * width, width)?.contiguous()?);
-            (0..parts).map(part).collect()
-        };
         let inputs = self.input.forward(before, previous, mode)?;
-        let mut states = inputs.into_iter().map(split).collect::<Result<Vec<_>>>()?;
+        let mut states = inputs.iter().map(|x| Ok(ops::split(x, 3, parts)?)).collect::<Result<Vec<_>>>()?;
         // The parts that pass by, at the output's resolution.
         let mut passing = Vec::new();
         for (from, state) in states.iter().enumerate() {

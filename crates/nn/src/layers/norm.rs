@@ -1,6 +1,6 @@
 //! Batch normalisation with running statistics.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::ops::{self, Activation};
 use crate::{Buffer, Error, Init, Mode, Params, Result};
@@ -110,6 +110,17 @@ impl Scale {
     /// Factors `[channels]`.
     pub fn new(gamma: &Tensor) -> Result<Self> {
         Ok(Self { gamma: gamma.clone(), zeros: gamma.zeros_like()?, ones: gamma.ones_like()? })
+    }
+
+    /// A scale for each of `factors` `[count]`, the same for all of `channels` channels.
+    ///
+    /// # Errors
+    /// No factor; another type than f32.
+    pub fn all(factors: &Tensor, channels: usize) -> Result<Vec<Self>> {
+        let rows = ops::rows(&ops::spread(factors, channels)?)?;
+        let zeros = Tensor::zeros(channels, DType::F32, factors.device())?;
+        let ones = Tensor::ones(channels, DType::F32, factors.device())?;
+        Ok(rows.into_iter().map(|gamma| Self { gamma, zeros: zeros.clone(), ones: ones.clone() }).collect())
     }
 
     /// `x` `[.., channels]`, each channel multiplied by its factor.

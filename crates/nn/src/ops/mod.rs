@@ -19,6 +19,7 @@ mod norm;
 mod pool;
 pub(crate) mod raw;
 mod softmax;
+mod split;
 pub(crate) mod vectorise;
 mod views;
 
@@ -37,4 +38,5 @@ pub use modulate::{gated_add, modulate};
 pub use norm::{BatchStats, batch_norm_eval, batch_norm_train};
 pub use pool::{Pool2dSpec, avg_pool2d, global_avg_pool, max_pool2d};
 pub use softmax::softmax;
+pub use split::{rows, split, spread};
 pub use views::{View, render_views};
