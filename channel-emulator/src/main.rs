@@ -25,8 +25,10 @@ struct Arguments {
 const HELP: &str = "\
 Examples:
   semlink-channel-emulator --next http://127.0.0.1:50053 --snr-db 5
-  semlink-channel-emulator --next http://127.0.0.1:50053 --channel rayleigh --csi pilots --recordings recordings
-  semlink-channel-emulator --links links.toml    (docs/EMULATOR.md; changed live by `semlink channel`)
+  semlink-channel-emulator --next http://127.0.0.1:50053 --channel rayleigh --csi pilots
+  semlink-channel-emulator --links links.toml --recordings recordings
+
+`semlink channel` changes it live; docs/EMULATOR.md tells what a file of links holds.
 
 Every flag has a SEMLINK_* variable. docs/OPERATIONS.md tells what happens at each limit, docs/SECURITY.md who may call.
 Exit status: 0 ended by a signal, 2 wrong usage, 64 wrong settings, 1 anything else.";

@@ -24,8 +24,8 @@ struct Arguments {
 const HELP: &str = "\
 Examples:
   semlink-transmitter --next http://127.0.0.1:50052 --bundle assets/fashion-mnist
-  semlink-transmitter --next https://receiver.example:50053 --bundle assets/fashion-mnist --rate auto \\
-    --ca ca.pem --cert edge.pem --key edge.key --token-file edge.token
+  semlink-transmitter --next https://receiver.example:50053 --bundle assets/fashion-mnist \\
+    --rate auto --ca ca.pem --cert edge.pem --key edge.key --token-file edge.token
 
 Every flag has a SEMLINK_* variable. docs/OPERATIONS.md tells what happens at each limit, docs/SECURITY.md who may call.
 Exit status: 0 ended by a signal, 2 wrong usage, 64 wrong settings, 1 anything else.";

@@ -24,7 +24,7 @@ Examples:
 
 const CREATE_HELP: &str = "\
 Example:
-  semlink channel create far --next http://127.0.0.1:50053 --channel rician --k-factor-db 6 --snr-db 3
+  semlink channel create far --next http://127.0.0.1:50053 --channel rician --snr-db 3
   (clients choose it by the metadata semlink-link: far)";
 
 const POPULATE_HELP: &str = "\

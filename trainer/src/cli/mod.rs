@@ -17,21 +17,21 @@ const HELP: &str = "\
 Example, from nothing to a bundle:
   semlink-trainer data fetch --out data          (or: apt-get install dataset-fashion-mnist)
   semlink-trainer run recipes/fashion-mnist.toml --data data
-  semlink-trainer report runs/fashion-mnist      (runs/fashion-mnist/report.html: the whole run on a page)
+  semlink-trainer report runs/fashion-mnist      (the whole run on a page, report.html)
   semlink-receiver --bundle runs/fashion-mnist/bundle ...
 
 Exit status: 0 done, 2 wrong usage, 64 wrong recipe, 1 anything else.";
 
 const RUN_HELP: &str = "\
 Stages, in order, and what they write into the run's folder:
-  teacher   trains a large classifier, or takes the one that the recipe names   teacher.safetensors
-            of a pretrained one, trains a classifier alone                      probe.json
-  cache     the teacher's outputs for augmented views of the training images    cache.safetensors
-  search    KDL-DARTS: the student's cells, if the recipe searches them           genotype.json, search.json, .svg
-  distill   stage 1: the student learns the teacher's features                  student.safetensors
-  robust    stage 2: channel codec and classifier learn over random channels    codec.safetensors
-  evaluate  accuracy on the test split by channel, SNR and channel uses         report.json, .svg, .txt
-  bundle    what the services load                                              bundle/
+  teacher   trains a large classifier, or takes the recipe's one   teacher.safetensors
+            of a pretrained one, trains a classifier alone         probe.json
+  cache     the teacher's outputs for augmented training images    cache.safetensors
+  search    KDL-DARTS: the student's cells, if they are searched   genotype.json, search.json, .svg
+  distill   stage 1: the student learns the teacher's features     student.safetensors
+  robust    stage 2: codec and classifier over random channels     codec.safetensors
+  evaluate  accuracy on the test split by channel, SNR and k       report.json, .svg, .txt
+  bundle    what the services load                                 bundle/
 
 metrics.jsonl has a line for every 50 steps and every epoch; STAGE.done.json says how long a stage took; STAGE.checkpoint.safetensors
 is what --resume continues from after a kill, with the result that the run would have had. recipe.toml is the recipe as it counted.
@@ -42,7 +42,8 @@ folder, start one process for each GPU with --world-size, --rank and --rendezvou
 Examples:
   semlink-trainer run recipes/fashion-mnist.toml --resume
   semlink-trainer run recipes/fashion-mnist.toml --stage evaluate --json | jq .student.accuracy
-  semlink-trainer run recipes/fashion-mnist.toml --set search.fit.seed=2 --out runs/seed-2 --from runs/fashion-mnist";
+  semlink-trainer run recipes/fashion-mnist.toml --set search.fit.seed=2 --out runs/seed-2 \\
+    --from runs/fashion-mnist";
 
 const REPORT_HELP: &str = "\
 Examples:
@@ -55,7 +56,7 @@ images, the searched cells, the search's trials, training curves and the recipe.
 const LATENCY_HELP: &str = "\
 Example:
   semlink-trainer latency recipes/fashion-mnist.toml --out latency.json
-  semlink-trainer run recipes/fashion-mnist.toml --set 'search.cost={ latency = \"latency.json\" }'";
+  semlink-trainer run recipes/fashion-mnist.toml --set 'search.cost={latency=\"latency.json\"}'";
 
 const GATHER_HELP: &str = "\
 Examples:
@@ -81,7 +82,8 @@ Example:
 
 const LABELS_HELP: &str = "\
 Example:
-  semlink-trainer labels \"a photo of a {}\" --teacher teachers/clip-vit-base-patch32 --names cat,dog,horse --out labels.safetensors
+  semlink-trainer labels \"a photo of a {}\" --teacher teachers/clip-vit-base-patch32 \\
+    --names cat,dog,horse --out labels.safetensors
   semlink-receiver --bundle BUNDLE --labels labels.safetensors
 
 The codec's teacher must be this very CLIP: bundle.json names it as feature_space. A running receiver takes a new file of labels in
