@@ -239,45 +239,26 @@ fn statistics() -> Result<Vec<Row>> {
     suites.into_iter().map(run).collect()
 }
 
-/// Time that counting adds to a frame. Threads that do nothing else would only measure how they wait for each other: between two frames there
-/// is other work.
+/// Time that counting takes of a frame.
 fn instruments() -> Row {
-    const FRAMES: u32 = 100_000;
+    const FRAMES: u32 = 1_000_000;
     let instruments = Instruments::default();
-    let run = |threads: u32, work: u32, counted: bool| {
+    let run = |threads: u32| {
         let start = Instant::now();
         thread::scope(|scope| {
             for _ in 0..threads {
-                scope.spawn(|| {
-                    for frame in 0..FRAMES {
-                        (0..work).for_each(|step| {
-                            black_box(step);
-                        });
-                        if counted {
-                            instruments.count(frame);
-                        }
-                    }
-                });
+                scope.spawn(|| (0..FRAMES).for_each(|frame| instruments.count(frame)));
             }
         });
         start.elapsed().as_nanos() as f64 / f64::from(FRAMES)
     };
-    let more = |(threads, work)| {
-        let least = |counted| (0..PERIODS).map(|_| run(threads, work, counted)).fold(f64::INFINITY, f64::min);
-        let without = least(false);
-        (threads, without, least(true) - without)
-    };
-    let [alone, others @ ..] = [(1, 0), (1, 10_000), (2, 10_000), (2, 50_000)].map(more);
-    let what = "counting a frame in the emulator's instruments, one thread that does nothing else";
-    let mut row = row(what, alone.2, "ns", "lower", Value::Null, Value::Null, &command("instruments"));
-    let told = others.map(|(threads, frame, more)| {
-        format!("{threads} threads with {:.0} us of other work: {more:.0} ns more", frame / 1e3)
-    });
-    row.note = told.join(", ");
+    let least = |threads| (0..PERIODS).map(|_| run(threads)).fold(f64::INFINITY, f64::min);
+    let what = "counting a frame in the emulator's instruments, one thread";
+    let mut row = row(what, least(1), "ns", "lower", Value::Null, Value::Null, &command("instruments"));
+    row.note = format!("two threads that do nothing else, so wait for each other: {:.0} ns each", least(2));
     row
 }
 
-/// The emulator's memory after it had many links, some of them at work.
 fn memory() -> Result<Row> {
     const IDLE: usize = 1000;
     const BUSY: usize = 100;
