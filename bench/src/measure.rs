@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor, Var};
 use semlink_codec::{Classifier, ResidualConfig, ResidualNet, StudentConfig, StudentNet};
 use semlink_nn::optim::{Optimizer, Sgd, SgdConfig};
-use semlink_nn::{Activation, Mode, Params, checkpoint, ops, runtime};
+use semlink_nn::{Activation, Mode, Params, checkpoint, ops, runtime, value_and_grad};
 use semlink_trainer::recipe::{Recipe, StudentSpec};
 use semlink_trainer::testing::SupernetStep;
 use serde_json::{Value, json};
@@ -195,9 +195,11 @@ impl Step {
     }
 
     pub(crate) fn run(&mut self) -> Result<()> {
-        let logits = self.classifier.forward(&self.network.forward(&self.images, Mode::Train)?)?;
-        let loss = ops::cross_entropy(&logits, &self.targets, None)?;
-        self.optimizer.step(&loss.backward()?, 0.01)?;
+        let (_, grads) = value_and_grad(|| -> semlink_codec::Result<Tensor> {
+            let logits = self.classifier.forward(&self.network.forward(&self.images, Mode::Train)?)?;
+            Ok(ops::cross_entropy(&logits, &self.targets, None)?)
+        })?;
+        self.optimizer.step(&grads, 0.01)?;
         Ok(())
     }
 }

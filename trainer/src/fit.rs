@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use semlink_nn::checkpoint::Checkpoint;
 use semlink_nn::optim::{AdamW, AdamWConfig, Average, Optimizer, Sgd, SgdConfig};
 use semlink_nn::schedule::OneCycle;
-use semlink_nn::{Params, checkpoint, grad};
+use semlink_nn::{Params, checkpoint, grad, value_and_grad};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -103,8 +103,7 @@ pub(crate) trait Objective {
 
     /// The loss of some samples in pass `epoch`, a scalar, and the gradients of the weights.
     fn gradients(&self, epoch: usize, samples: &[usize]) -> Result<(Tensor, GradStore)> {
-        let loss = self.loss(epoch, samples)?;
-        Ok((loss.detach(), loss.backward()?))
+        value_and_grad(|| self.loss(epoch, samples))
     }
 
     /// Applies weights (frozen) to the validation split. The first figure decides which epoch is kept; more is better.

@@ -20,11 +20,13 @@ mod params;
 pub mod runtime;
 pub mod schedule;
 mod simd;
+mod tape;
 
 pub use device::DeviceChoice;
 pub use error::{Error, Result};
 pub use ops::Activation;
 pub use params::{Buffer, Init, Params};
+pub use tape::value_and_grad;
 
 /// Whether a network learns from a batch or is applied to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,7 +27,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use semlink_codec::cells::{CellKind, CellLayout, Genotype, Operation};
 use semlink_nn::optim::{AdamW, AdamWConfig, Optimizer};
-use semlink_nn::{Mode, Params, grad};
+use semlink_nn::{Mode, Params, grad, value_and_grad};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -353,11 +353,11 @@ impl Objective for Task<'_> {
     fn gradients(&self, epoch: usize, samples: &[usize]) -> Result<(Tensor, GradStore)> {
         let weights = || self.loss(epoch, samples);
         let found = if epoch < self.config.warmup_epochs {
-            step(weights()?)?
+            value_and_grad(weights)?
         } else if self.config.second_order {
             let grads = self.unrolled(epoch, samples)?;
             self.move_architecture(&grads)?;
-            step(weights()?)?
+            value_and_grad(weights)?
         } else {
             let images = self.images(1, samples);
             let upper = || self.architecture_loss(&self.frozen, epoch, &images);
@@ -420,17 +420,13 @@ impl Objective for Task<'_> {
 /// A loss and its gradients.
 type Step = (Tensor, GradStore);
 
-fn step(loss: Tensor) -> Result<Step> {
-    Ok((loss.detach(), loss.backward()?))
-}
-
 /// The gradients of both levels, architecture first, from the same point, each on a thread of its own: a mixed network is made of so many small operators
 /// that sharing out each of them costs more than it saves.
 pub(crate) fn side_by_side(
     architecture: impl FnOnce() -> Result<Tensor> + Send,
     weights: impl FnOnce() -> Result<Tensor> + Send,
 ) -> Result<(Step, Step)> {
-    let (upper, lower) = rayon::join(|| step(architecture()?), || step(weights()?));
+    let (upper, lower) = rayon::join(|| value_and_grad(architecture), || value_and_grad(weights));
     Ok((upper?, lower?))
 }
 

@@ -122,7 +122,7 @@ impl MixedCell {
             states.push(node);
         }
         let nodes: Vec<&Tensor> = states[2..].iter().flatten().collect();
-        Ok(Tensor::cat(&nodes, 3)?)
+        Ok(ops::concat(&nodes)?)
     }
 
     fn passing(&self, state: &[Tensor], from: usize) -> Result<Vec<Tensor>> {

@@ -6,6 +6,7 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
+use semlink_nn::value_and_grad;
 
 use crate::Result;
 
@@ -29,9 +30,9 @@ pub(crate) fn gradient(
         }
         Ok(())
     };
-    let ahead = all(weights, &train()?.backward()?)?;
+    let ahead = all(weights, &gradients(train)?)?;
     restore(Some((&ahead, -xi)))?;
-    let mut judged = val()?.backward()?;
+    let mut judged = gradients(val)?;
     let (direct, direction) = (all(alphas, &judged)?, all(weights, &judged)?);
     let mut norm = 0.0;
     for d in &direction {
@@ -40,15 +41,19 @@ pub(crate) fn gradient(
     // The step of the difference, as DARTS chooses it.
     let step = 0.01 / norm.sqrt().max(1e-12);
     restore(Some((&direction, step)))?;
-    let above = all(alphas, &train()?.backward()?)?;
+    let above = all(alphas, &gradients(train)?)?;
     restore(Some((&direction, -step)))?;
-    let below = all(alphas, &train()?.backward()?)?;
+    let below = all(alphas, &gradients(train)?)?;
     restore(None)?;
     for (i, alpha) in alphas.iter().enumerate() {
         let product = ((&above[i] - &below[i])? * (xi / (2.0 * step)))?;
         judged.insert(alpha, (&direct[i] - product)?);
     }
     Ok(judged)
+}
+
+fn gradients(loss: &dyn Fn() -> Result<Tensor>) -> Result<GradStore> {
+    Ok(value_and_grad(loss)?.1)
 }
 
 /// The gradients of variables; zero for one that the loss does not depend on.

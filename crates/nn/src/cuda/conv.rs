@@ -1,4 +1,4 @@
-//! Convolutions: see `kernels/conv.cuh`.
+//! Convolutions: see `kernels/conv.cuh`, and `kernels/conv_large.cuh` for those with many channels.
 
 use candle_core::Tensor;
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
@@ -29,6 +29,67 @@ struct Conv {
 
 // SAFETY: the same fields in the same order as the kernels' struct, all of them 32-bit integers.
 unsafe impl DeviceRepr for Conv {}
+
+/// How `kernels/conv_large.cuh` cuts a product.
+struct Large {
+    /// Rows and columns of a block's tile.
+    tile: (usize, usize),
+    threads: u32,
+    /// Bytes of shared memory.
+    shared: u32,
+}
+
+impl Large {
+    const K: usize = 16;
+    const STAGES: usize = 3;
+    /// Fewer tiles would leave most of a large GPU idle, where smaller ones do not.
+    const TILES: usize = 64;
+
+    /// For gathered pixels by channels, the sum over taps and `depth` channels. `None` where the smaller tiles are to be used.
+    fn pixels(g: &ConvGeometry, pixels: usize, depth: usize, columns: usize, addresses: &[u64]) -> Option<Self> {
+        let tile = if Self::narrow(columns)? { (256, 64) } else { (128, 128) };
+        let shared = Self::STAGES * (tile.0 + tile.1) * (Self::K + 4) * size_of::<f32>();
+        let enough = depth >= Self::K && pixels.div_ceil(tile.0) * columns.div_ceil(tile.1) >= Self::TILES;
+        let fits = enough && Self::serves(g, addresses);
+        fits.then_some(Self { tile, threads: 128, shared: shared as u32 })
+    }
+
+    /// For a weight's gradient: taps and input channels by output channels, the sum over pixels.
+    fn weights(g: &ConvGeometry, addresses: &[u64]) -> Option<Self> {
+        let (tile, threads) = if Self::narrow(g.cout)? { ((192, 64), 96) } else { ((128, 128), 128) };
+        let shared = Self::STAGES * (tile.0 + tile.1 + 16) * Self::K * size_of::<f32>();
+        let enough = g.kh * g.kw * g.cin >= 64 && g.n * g.ho * g.wo >= Self::TILES * 128;
+        let fits = enough && Self::serves(g, addresses);
+        fits.then_some(Self { tile, threads, shared: shared as u32 })
+    }
+
+    /// Whether tiles of 64 columns compute fewer that are not there; `None` for so few columns that either wastes much.
+    fn narrow(columns: usize) -> Option<bool> {
+        (columns > 32).then(|| columns.next_multiple_of(64) < columns.next_multiple_of(128))
+    }
+
+    fn serves(g: &ConvGeometry, addresses: &[u64]) -> bool {
+        let few = |len: usize| i32::try_from(len).is_ok();
+        tf32()
+            && g.spec.groups == 1
+            && wide(g.cin, addresses)
+            && wide(g.cout, addresses)
+            && few(g.n * g.x_len())
+            && few(g.n * g.y_len())
+    }
+
+    fn name(&self, narrow: &'static str, other: &'static str) -> &'static str {
+        if self.tile.1 == 64 { narrow } else { other }
+    }
+
+    fn grid(&self, rows: usize, columns: usize, shares: usize) -> (u32, u32, u32) {
+        (rows.div_ceil(self.tile.0) as u32, columns.div_ceil(self.tile.1) as u32, shares as u32)
+    }
+
+    fn block(&self) -> (u32, u32, u32) {
+        (self.threads, 1, 1)
+    }
+}
 
 const THREADS: (u32, u32, u32) = (BLOCK, 1, 1);
 /// Rows of a block's tile of output: pixels of an image, or rows of a weight's gradient.
@@ -138,11 +199,20 @@ fn forward(
         launch!(gpu, name, blocks(g.n * g.y_len() / lanes), THREADS, 0, px, pw, pb, py, sizes, low, high)?;
         return Ok(y);
     }
+    let pixels = g.n * g.ho * g.wo;
+    if let Some(large) = Large::pixels(g, pixels, g.cin, g.cout, &[px, pw, pb, py]) {
+        let turned = gpu.alloc(g.w_len())?;
+        let tiles = (g.cout.div_ceil(32) as u32, g.cin.div_ceil(32) as u32, (g.kh * g.kw) as u32);
+        let turned_at = gpu.address(&turned);
+        launch!(gpu, "transpose_taps", tiles, (32, 8, 1), 0, pw, turned_at, g.cin as i32, g.cout as i32)?;
+        let (name, grid) = (large.name("conv_large_64", "conv_large_128"), large.grid(pixels, g.cout, 1));
+        launch!(gpu, name, grid, large.block(), large.shared, px, turned_at, pb, py, sizes, low, high)?;
+        return Ok(y);
+    }
     let tile = tile(g.cout_per_group());
     let (a, b) = (wide(g.cin_per_group(), &[px]), wide(g.cout_per_group(), &[pw]));
     let name = kernel!("conv_forward", tile, a, b, !tf32());
-    let rows = (g.n * g.ho * g.wo).div_ceil(PIXELS);
-    let grid = (rows as u32, g.cout_per_group().div_ceil(tile) as u32, g.spec.groups as u32);
+    let grid = (pixels.div_ceil(PIXELS) as u32, g.cout_per_group().div_ceil(tile) as u32, g.spec.groups as u32);
     launch!(gpu, name, grid, THREADS, 0, px, pw, pb, py, sizes, low, high)?;
     Ok(y)
 }
@@ -155,6 +225,9 @@ fn input_gradient(gpu: &Gpu, g: &ConvGeometry, w: &Tensor, dy: &Tensor) -> candl
         let lanes = if wide(g.cin, &[pdy, pw, to]) { 4 } else { 1 };
         let name = if lanes == 4 { "depthwise_dx_4" } else { "depthwise_dx_1" };
         launch!(gpu, name, blocks(g.n * g.x_len() / lanes), THREADS, 0, pdy, pw, to, sizes)?;
+    } else if let Some(large) = Large::pixels(g, g.n * g.h * g.w, g.cout, g.cin, &[pdy, pw, to]) {
+        let (name, grid) = (large.name("conv_large_dx_64", "conv_large_dx_128"), large.grid(g.n * g.h * g.w, g.cin, 1));
+        launch!(gpu, name, grid, large.block(), large.shared, pdy, pw, to, sizes)?;
     } else {
         let tile = tile(g.cin_per_group());
         let name = kernel!("conv_dx", tile, wide(g.cout_per_group(), &[pdy, pw]), !tf32());
@@ -182,6 +255,15 @@ fn weight_gradient(gpu: &Gpu, g: &ConvGeometry, x: &Tensor, dy: &Tensor) -> cand
         };
         let grid = (tiles as u32, splits as u32, 1);
         launch!(gpu, name, grid, (32, 8, 1), 0, px, pdy, gpu.address(&part), sizes, chunk as i32)?;
+        (part, splits)
+    } else if let Some(large) = Large::weights(g, &[px, pdy]) {
+        let rows = g.kh * g.kw * g.cin;
+        let tiles = large.grid(rows, g.cout, 1);
+        let splits = (FULL / (tiles.0 * tiles.1) as usize).clamp(1, pixels.div_ceil(8 * STEP));
+        let part = gpu.alloc(splits * g.w_len())?;
+        let (name, grid) = (large.name("conv_large_dw_64", "conv_large_dw_128"), large.grid(rows, g.cout, splits));
+        let at = gpu.address(&part);
+        launch!(gpu, name, grid, large.block(), large.shared, px, pdy, at, sizes, splits as i32)?;
         (part, splits)
     } else {
         let rows = g.kh * g.kw * g.cin_per_group();

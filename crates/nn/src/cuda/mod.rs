@@ -25,7 +25,7 @@ use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Shape, Storage, Tensor,
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, tape};
 
 pub(crate) use attention::attention;
 pub(crate) use conv::{conv2d, conv2d_fused};
@@ -40,6 +40,9 @@ pub(crate) use optim::{AdamWFactors, Many, clip_norm};
 
 /// Threads of a block of kernels that go element by element.
 const BLOCK: u32 = 256;
+
+/// Bytes of shared memory that a block gets without asking.
+const SHARED: u32 = 48 * 1024;
 
 static TF32: AtomicBool = AtomicBool::new(true);
 
@@ -155,6 +158,11 @@ macro_rules! launch {
     ($gpu:expr, $name:expr, $grid:expr, $block:expr, $shared:expr, $($arg:expr),* $(,)?) => {{
         use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
         let function = $gpu.kernels.function($name)?;
+        if $shared > crate::cuda::SHARED {
+            use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum as Attribute;
+            let most = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(most, $shared as i32).map_err(candle_core::Error::wrap)?;
+        }
         let mut launch = $gpu.stream.launch_builder(&function);
         $(
             let argument = $arg;
@@ -253,7 +261,7 @@ struct Node {
     backward: Box<Backward>,
 }
 
-/// The result of an operator as a tensor; with a node in the graph if an argument (one to three) wants a gradient.
+/// The result of an operator as a tensor; recorded on the tape, or with a node in candle's graph, if an argument (one to three) wants a gradient.
 fn node(
     gpu: &Gpu,
     name: &'static str,
@@ -266,6 +274,12 @@ fn node(
         return Ok(gpu.tensor(output, shape));
     }
     let storage = CudaStorage::wrap_cuda_slice(output, gpu.device.clone());
+    if tape::records(arguments) {
+        let backward = move |arguments: &[Tensor], result: &Tensor, grad: &Tensor| {
+            backward(&arguments.iter().collect::<Vec<_>>(), result, grad)
+        };
+        return Ok(tape::record(arguments, Storage::Cuda(storage), shape, backward));
+    }
     let node = Node { name, output: Mutex::new(Some((storage, shape.into()))), backward: Box::new(backward) };
     Ok(match arguments {
         [a] => a.apply_op1(node)?,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::math;
 use super::raw::{self, CHUNK, View};
 use super::vectorise::vectorise;
-use crate::{Error, Result};
+use crate::{Error, Result, tape};
 
 /// An element-wise activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -64,7 +64,7 @@ pub fn activate(x: &Tensor, act: Activation) -> Result<Tensor> {
         return Ok(x);
     }
     raw::on_cuda!(x, crate::cuda::activate(&x, act));
-    Ok(x.apply_op1(Activate(act))?)
+    Ok(tape::apply1(&x, Activate(act))?)
 }
 
 /// f(a + b) element by element: the end of a residual block. Both tensors have the same shape, nothing is broadcast.
@@ -72,7 +72,7 @@ pub fn add_activate(a: &Tensor, b: &Tensor, act: Activation) -> Result<Tensor> {
     let (a, b) = (raw::prepare(AddActivate::NAME, a)?, raw::prepare(AddActivate::NAME, b)?);
     raw::expect_shape(AddActivate::NAME, "second tensor", &b, a.dims())?;
     raw::on_cuda!(a, crate::cuda::add_activate(&a, &b, act));
-    Ok(a.apply_op2(&b, AddActivate(act))?)
+    Ok(tape::apply2(&a, &b, AddActivate(act))?)
 }
 
 /// f(a + b + ...) element by element, of any number of tensors of one shape.
@@ -112,7 +112,7 @@ pub fn sum_activate(terms: &[Tensor], act: Activation) -> Result<Tensor> {
 
 fn add3(a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
     raw::on_cuda!(a, crate::cuda::add3(a, b, c));
-    Ok(a.apply_op3(b, c, Add3)?)
+    Ok(tape::apply3(&a, b, c, Add3)?)
 }
 
 struct Activate(Activation);

@@ -7,7 +7,7 @@ use super::matrix::{Matrix, Target};
 use super::raw::{self, View};
 use super::softmax::{softmax_rows, softmax_rows_backward};
 use crate::runtime::shares_work;
-use crate::{Error, Result};
+use crate::{Error, Result, tape};
 
 /// For each sample and head softmax(q k^T / sqrt(d / heads)) v, over the t tokens of that sample alone: samples of a batch never
 /// see each other.
@@ -27,7 +27,7 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
         return Err(Error::Argument { op: NAME, what: format!("{heads} heads do not divide {d} channels") });
     }
     raw::on_cuda!(qkv, crate::cuda::attention(&qkv, heads));
-    Ok(qkv.apply_op1(Attention { n, t, d, heads })?)
+    Ok(tape::apply1(&qkv, Attention { n, t, d, heads })?)
 }
 
 const NAME: &str = "attention";

@@ -5,8 +5,8 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Te
 use super::raw::{self, View};
 use super::softmax::lane_sum;
 use super::vectorise::vectorise;
-use crate::Result;
 use crate::runtime::shares_work;
+use crate::{Result, tape};
 
 /// y = gamma (x - mean) / sqrt(var + eps) + beta with mean and biased variance of each row of the last axis.
 ///
@@ -24,10 +24,10 @@ pub fn layer_norm(x: &Tensor, gamma: Option<&Tensor>, beta: Option<&Tensor>, eps
     let (gamma, beta) = (vector("gamma", gamma)?, vector("beta", beta)?);
     raw::on_cuda!(x, crate::cuda::layer_norm(&x, gamma.as_ref(), beta.as_ref(), eps, width));
     Ok(match (gamma, beta) {
-        (None, None) => x.apply_op1(op(Second::Gamma))?,
-        (Some(gamma), None) => x.apply_op2(&gamma, op(Second::Gamma))?,
-        (None, Some(beta)) => x.apply_op2(&beta, op(Second::Beta))?,
-        (Some(gamma), Some(beta)) => x.apply_op3(&gamma, &beta, op(Second::Gamma))?,
+        (None, None) => tape::apply1(&x, op(Second::Gamma))?,
+        (Some(gamma), None) => tape::apply2(&x, &gamma, op(Second::Gamma))?,
+        (None, Some(beta)) => tape::apply2(&x, &beta, op(Second::Beta))?,
+        (Some(gamma), Some(beta)) => tape::apply3(&x, &gamma, &beta, op(Second::Gamma))?,
     })
 }
 

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use super::matrix::{Matrix, Target};
 use super::raw::{self, View};
-use crate::Result;
+use crate::{Result, tape};
 
 /// y = x w^T + b with `x` `[.., in]`, `w` `[out, in]`, `b` `[out]`; y is `[.., out]`. Gradients flow to all three.
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
@@ -22,9 +22,9 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     }
     raw::on_cuda!(x, crate::cuda::linear(&x, &w, b.as_ref()));
     let Some(b) = b else {
-        return Ok(x.apply_op2(&w, Linear)?);
+        return Ok(tape::apply2(&x, &w, Linear)?);
     };
-    Ok(x.apply_op3(&w, &b, Linear)?)
+    Ok(tape::apply3(&x, &w, &b, Linear)?)
 }
 
 /// [`linear`] without history and with the weight transposed, `[in, out]`: for few rows it is then read where it is. The same

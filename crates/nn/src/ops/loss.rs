@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 
 use super::raw::{self, CHUNK, View};
 use super::vectorise::vectorise;
-use crate::{Error, Result};
+use crate::{Error, Result, tape};
 
 /// Mean over the n samples of w_i x (- sum_c t_ic log softmax(logits_i)_c), a scalar.
 ///
@@ -36,7 +36,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, weights: Option<&Tensor>
     }
     drop(xs);
     let op = CrossEntropy { loss: (loss / n as f64) as f32, grad: raw::tensor(grad, x.dims())? };
-    Ok(x.apply_op1(op)?)
+    Ok(tape::apply1(&x, op)?)
 }
 
 /// Mean over all elements of w_i (a - b)^2, a scalar. `a` and `b` have one shape `[n, ..]`; `weights` `[n]` scale each
@@ -53,7 +53,7 @@ pub fn mse(a: &Tensor, b: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
     let weights = sample_weights(Mse::NAME, weights, n)?;
     raw::on_cuda!(a, crate::cuda::mse(&a, &b, weights.as_ref()));
     let weights = weights.map(|w| Ok::<_, Error>(View::new(Mse::NAME, &w)?.to_vec())).transpose()?;
-    Ok(a.apply_op2(&b, Mse { weights })?)
+    Ok(tape::apply2(&a, &b, Mse { weights })?)
 }
 
 /// Loss and gradient are known before the graph's node is made; the node only carries them.

@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod concat;
 mod conv;
 mod images_last;
 mod layer_norm;
@@ -23,6 +24,7 @@ mod views;
 
 pub use activation::{Activation, activate, add_activate, sum_activate};
 pub use attention::attention;
+pub use concat::concat;
 #[cfg(feature = "cuda")]
 pub(crate) use conv::ConvGeometry;
 pub use conv::{Conv2dSpec, conv2d, conv2d_bias_act};

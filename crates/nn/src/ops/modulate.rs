@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use super::raw::{self, View};
-use crate::Result;
+use crate::{Result, tape};
 
 /// y\[n, t, :\] = x\[n, t, :\] (1 + scale\[n, :\]) + shift\[n, :\], with x \[n, t, d\] and `scale_shift` \[n, 2 d\], scale first.
 ///
@@ -14,7 +14,7 @@ pub fn modulate(x: &Tensor, scale_shift: &Tensor) -> Result<Tensor> {
     let tokens = Tokens::of(MODULATE, &x)?;
     raw::expect_shape(MODULATE, "scale and shift", &c, &[tokens.n, 2 * tokens.d])?;
     raw::on_cuda!(x, crate::cuda::modulate(&x, &c));
-    Ok(x.apply_op2(&c, Modulate(tokens))?)
+    Ok(tape::apply2(&x, &c, Modulate(tokens))?)
 }
 
 /// y\[n, t, :\] = x\[n, t, :\] + (1 + gate\[n, :\]) branch\[n, t, :\]: the end of a conditioned residual branch.
@@ -30,7 +30,7 @@ pub fn gated_add(x: &Tensor, branch: &Tensor, gate: &Tensor) -> Result<Tensor> {
     raw::expect_shape(GATED, "branch", &b, x.dims())?;
     raw::expect_shape(GATED, "gate", &g, &[tokens.n, tokens.d])?;
     raw::on_cuda!(x, crate::cuda::gated_add(&x, &b, &g));
-    Ok(x.apply_op3(&b, &g, GatedAdd(tokens))?)
+    Ok(tape::apply3(&x, &b, &g, GatedAdd(tokens))?)
 }
 
 const MODULATE: &str = "modulate";

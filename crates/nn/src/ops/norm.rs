@@ -13,7 +13,7 @@ use super::activation::{Act, with_act};
 use super::images_last::{IMAGES, as_channels, from_channels, is_images_last};
 use super::raw::{self, View};
 use super::vectorise::{by_columns, vectorise};
-use crate::{Error, Result};
+use crate::{Error, Result, tape};
 
 /// Statistics of one batch, f32 `[channels]`, without history.
 #[derive(Debug, Clone)]
@@ -239,9 +239,9 @@ impl BatchNorm {
 
     fn apply(self, x: &Tensor, gamma_beta: Option<(&Tensor, &Tensor)>) -> Result<Tensor> {
         let Some((gamma, beta)) = gamma_beta else {
-            return Ok(x.apply_op1(self)?);
+            return Ok(tape::apply1(&x, self)?);
         };
-        Ok(x.apply_op3(gamma, beta, self)?)
+        Ok(tape::apply3(&x, gamma, beta, self)?)
     }
 
     fn line(&self, gamma_beta: Option<(&[f32], &[f32])>) -> Line {

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use super::images_last::{IMAGES, as_channels, from_channels, is_images_last};
 use super::raw::{self, View};
 use super::vectorise::{by_columns, vectorise};
-use crate::{Error, Result};
+use crate::{Error, Result, tape};
 
 /// A pooling window; the same numbers for height and width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub fn max_pool2d(x: &Tensor, spec: Pool2dSpec) -> Result<Tensor> {
     }
     let (x, window) = prepare("max_pool2d", x, spec)?;
     raw::on_cuda!(x, crate::cuda::max_pool2d(&x, window.there()));
-    Ok(x.apply_op1(MaxPool(window))?)
+    Ok(tape::apply1(&x, MaxPool(window))?)
 }
 
 /// The mean of each window, per channel, over the pixels inside the image only: padding does not count (PyTorch's
@@ -40,7 +40,7 @@ pub fn avg_pool2d(x: &Tensor, spec: Pool2dSpec) -> Result<Tensor> {
     }
     let (x, window) = prepare("avg_pool2d", x, spec)?;
     raw::on_cuda!(x, crate::cuda::avg_pool2d(&x, window.there()));
-    Ok(x.apply_op1(AvgPool(window))?)
+    Ok(tape::apply1(&x, AvgPool(window))?)
 }
 
 /// The mean over height and width: `[n, h, w, c]` to `[n, c]`; from the layout of [`images_last`](super::images_last()) to a row for each image.
@@ -55,7 +55,7 @@ pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
         return Err(raw::shape_error(OP, "input", "[n, h, w, c], not empty", &x));
     }
     raw::on_cuda!(x, crate::cuda::global_avg_pool(&x));
-    Ok(x.apply_op1(GlobalAvgPool)?)
+    Ok(tape::apply1(&x, GlobalAvgPool)?)
 }
 
 struct MaxPool(Window);

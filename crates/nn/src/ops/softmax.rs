@@ -5,15 +5,15 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use super::math;
 use super::raw::{self, View};
 use super::vectorise::vectorise;
-use crate::Result;
 use crate::runtime::shares_work;
+use crate::{Result, tape};
 
 /// exp(x_i) / sum_j exp(x_j) over the last axis, any leading axes.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
     let x = raw::prepare(NAME, x)?;
     let (_, width) = raw::rows_by_last(NAME, "input", &x)?;
     raw::on_cuda!(x, crate::cuda::softmax(&x, width));
-    Ok(x.apply_op1(Softmax { width })?)
+    Ok(tape::apply1(&x, Softmax { width })?)
 }
 
 const NAME: &str = "softmax";

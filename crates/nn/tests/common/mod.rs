@@ -42,11 +42,16 @@ pub fn values(t: &Tensor) -> Vec<f32> {
     t.contiguous().unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
+/// What tolerances are relative to: one more than the largest value.
+pub fn scale(values: &[f64]) -> f64 {
+    1.0 + values.iter().fold(0.0f64, |m, v| m.max(v.abs()))
+}
+
 /// |got - expected| <= tolerance x (1 + largest |expected|), element by element.
 #[track_caller]
 pub fn assert_close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}: number of elements");
-    let scale = 1.0 + expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    let scale = scale(expected);
     for (i, (g, e)) in got.iter().zip(expected).enumerate() {
         let error = (f64::from(*g) - e).abs();
         assert!(error <= tolerance * scale, "{what}[{i}]: {g}, expected {e}, tolerance {tolerance} x {scale}");
@@ -77,6 +82,8 @@ pub fn check_gradients(
     let r = arg(99, y.dims());
     let loss = y.mul(&r.tensor()).unwrap().sum_all().unwrap();
     let grads = loss.backward().unwrap();
+    let (_, recorded) =
+        semlink_nn::value_and_grad(|| Ok::<_, semlink_nn::Error>(op(&tensors)?.mul(&r.tensor())?.sum_all()?)).unwrap();
     let reference_loss = |data: &[Vec<f64>]| -> f64 { eval(data).iter().zip(&r.data).map(|(y, r)| y * r).sum() };
     for (i, var) in vars.iter().enumerate() {
         let expected: Vec<f64> = (0..data[i].len())
@@ -90,8 +97,10 @@ pub fn check_gradients(
                 (up - down) / (2.0 * STEP)
             })
             .collect();
-        let grad = grads.get(var).unwrap_or_else(|| panic!("argument {i} has no gradient"));
-        assert_eq!(grad.dims(), var.dims(), "shape of the gradient of argument {i}");
-        assert_close(&format!("gradient of argument {i}"), &values(grad), &expected, TOLERANCE);
+        for (by, grads) in [("candle", &grads), ("value_and_grad", &recorded)] {
+            let grad = grads.get(var).unwrap_or_else(|| panic!("argument {i} has no gradient by {by}"));
+            assert_eq!(grad.dims(), var.dims(), "shape of the gradient of argument {i} by {by}");
+            assert_close(&format!("gradient of argument {i} by {by}"), &values(grad), &expected, TOLERANCE);
+        }
     }
 }

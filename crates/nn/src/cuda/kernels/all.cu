@@ -3,3 +3,4 @@
 #include "reduce.cuh"
 #include "optim.cuh"
 #include "conv.cuh"
+#include "conv_large.cuh"

@@ -5,6 +5,7 @@
 // numbers and sums three products, which is f32 but for the last bit or two.
 #pragma once
 #include "common.cuh"
+#include "ptx.cuh"
 
 struct Conv {
     int n, h, w, cin;    // channels of one group
@@ -17,31 +18,6 @@ struct Conv {
 __device__ __forceinline__ float clamp(float v, float low, float high) {
     v = v < low ? low : v;
     return v > high ? high : v;
-}
-
-// Copies 4 VEC bytes to shared memory without waiting; zeros if not `real`.
-template <int VEC> __device__ __forceinline__ void copy(float* to, const float* from, bool real) {
-    unsigned shared = (unsigned)__cvta_generic_to_shared(to);
-    int bytes = real ? 4 * VEC : 0;
-    if (VEC == 4)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared), "l"(from), "r"(bytes));
-    else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(shared), "l"(from), "r"(bytes));
-}
-
-__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;\n"); }
-template <int LEFT> __device__ __forceinline__ void wait() { asm volatile("cp.async.wait_group %0;\n" ::"n"(LEFT)); }
-
-__device__ __forceinline__ unsigned tf32(float v) {
-    unsigned r;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(v));
-    return r;
-}
-
-__device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 const int STAGES = 3, K = 16;

@@ -12,7 +12,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use self::{geometry::Geometry, shared::Epilogue};
 use super::images_last::{IMAGES, is_images_last};
 use super::{Activation, activate, raw};
-use crate::Result;
+use crate::{Result, tape};
 
 pub use geometry::Conv2dSpec;
 #[cfg(feature = "cuda")]
@@ -31,7 +31,7 @@ pub fn conv2d(x: &Tensor, w: &Tensor, spec: Conv2dSpec) -> Result<Tensor> {
     let (x, w) = (raw::prepare(OP, x)?, raw::prepare(OP, w)?);
     let g = Geometry::new(x.dims(), w.dims(), spec)?;
     raw::on_cuda!(x, crate::cuda::conv2d(&x, &w, g));
-    Ok(x.apply_op2(&w, Convolution { g })?)
+    Ok(tape::apply2(&x, &w, Convolution { g })?)
 }
 
 /// [`conv2d`], plus a bias \[cout\], followed by an activation. Without autograd history (serving) it is one pass over the output,
