@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "counts.h"
 #include "launch.h"
 #include "memory.h"
 
@@ -219,6 +220,7 @@ CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t size, CUstre
 
 CUresult cuMemsetD8(CUdeviceptr to, unsigned char value, size_t size) {
     CHECK(within(pointer(to), size), CUDA_ERROR_INVALID_VALUE);
+    emulated::count("memset");
     memset(pointer(to), value, size);
     return CUDA_SUCCESS;
 }

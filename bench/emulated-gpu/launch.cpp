@@ -10,6 +10,7 @@
 #include <thread>
 #include <unordered_map>
 
+#include "counts.h"
 #include "faults.h"
 #include "random.h"
 
@@ -89,6 +90,7 @@ void parallel(uint64_t count, const std::function<void(uint64_t)>& f) {
 }
 
 void run(const Kernel& kernel, uint3 grid, uint3 block, size_t dynamic_shared, void** arguments) {
+    count(kernel.name);
     static std::atomic<uint64_t> launches{0};
     uint64_t number = ++launches, blocks = uint64_t(grid.x) * grid.y * grid.z;
     Launch launch = {&kernel, grid, block, dynamic_shared, arguments, seed() ? seed() + number : 0};

@@ -16,6 +16,21 @@ inline unsigned tf32(float v) { return emulated::to_tf32(v); }
 
 namespace emulated {
 
+// Rows of four matrices on the way to the lanes.
+struct Rows {
+    unsigned* to;
+    const float* row;
+};
+
+inline void deal_matrices(Meeting& meeting) {
+    if (meeting.active != 0xffffffffu) fail("ldmatrix without all lanes of the warp");
+    auto of = [&](int lane) { return static_cast<const Rows*>(meeting.lanes[lane]); };
+    for (int lane = 0; lane < 32; lane++) {
+        if (reinterpret_cast<uintptr_t>(of(lane)->row) % 16) fail("ldmatrix from an address that 16 does not divide");
+        for (int m = 0; m < 4; m++) of(lane)->to[m] = __float_as_uint(of(8 * m + lane / 4)->row[lane % 4]);
+    }
+}
+
 struct Fragments {
     float* c;
     const unsigned *a, *b;
@@ -50,6 +65,11 @@ inline void multiply(Meeting& meeting) {
 }
 
 } // namespace emulated
+
+inline void load_matrices(unsigned (&r)[4], const float* row) {
+    emulated::Rows mine = {r, row};
+    emulated::current_block()->meet(0xffffffffu, emulated::deal_matrices, &mine);
+}
 
 inline void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     emulated::Fragments mine = {c, a, b};

@@ -14,7 +14,7 @@ mod on_a_gpu {
     use candle_core::{Device, Tensor, Var};
     use semlink_nn::ops::{self, Conv2dSpec, Pool2dSpec, View};
     use semlink_nn::optim::{AdamW, AdamWConfig, Average, Optimizer, Sgd, SgdConfig};
-    use semlink_nn::{Activation, Init, Params, Result, cuda, grad};
+    use semlink_nn::{Activation, Init, Params, Result, cuda, grad, value_and_grad};
 
     use crate::common::{Arg, arg, assert_close, positive, scale, values};
 
@@ -34,23 +34,32 @@ mod on_a_gpu {
         values(&t.to_device(&Device::Cpu).unwrap()).iter().map(|v| f64::from(*v)).collect()
     }
 
-    /// Value and gradients of `op` on both devices, in TF32 and in full f32. Only what multiplies matrices is less exact in TF32.
+    /// Value and gradients of `op` on both devices, in TF32 (by `value_and_grad`) and in full f32 (by candle). Only what multiplies matrices is less exact in TF32.
     #[track_caller]
     fn compare(gpu: &Device, name: &str, args: &[Arg], op: impl Fn(&[Tensor]) -> Result<Tensor>) {
-        let on = |device: &Device| -> (Vec<f64>, Vec<Vec<f64>>) {
+        let on = |device: &Device, recorded: bool| -> (Vec<f64>, Vec<Vec<f64>>) {
             let vars: Vec<Var> =
                 args.iter().map(|a| Var::from_tensor(&a.tensor().to_device(device).unwrap()).unwrap()).collect();
             let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-            let y = op(&tensors).unwrap();
-            let r = arg(99, y.dims()).tensor().to_device(device).unwrap();
-            let grads = y.mul(&r).unwrap().sum_all().unwrap().backward().unwrap();
+            let mut y = None;
+            let mut loss = || -> Result<Tensor> {
+                let y = y.insert(op(&tensors)?);
+                let r = arg(99, y.dims()).tensor().to_device(device)?;
+                Ok(y.mul(&r)?.sum_all()?)
+            };
+            let grads = if recorded {
+                value_and_grad(loss).map(|(_, grads)| grads)
+            } else {
+                loss().and_then(|l| Ok(l.backward()?))
+            };
+            let (y, grads) = (y.unwrap(), grads.unwrap());
             let grads = vars.iter().map(|v| grads.get(v).map(numbers).unwrap_or_default());
             (numbers(&y), grads.collect())
         };
-        let (value, grads) = on(&Device::Cpu);
+        let (value, grads) = on(&Device::Cpu, false);
         for (tf32, tolerance) in [(false, 1e-5), (true, 1e-3)] {
             cuda::set_tf32(tf32);
-            let (found, found_grads) = on(gpu);
+            let (found, found_grads) = on(gpu, tf32);
             let single = |v: &[f64]| v.iter().map(|v| *v as f32).collect::<Vec<f32>>();
             assert_close(&format!("{name}, TF32 {tf32}: value"), &single(&found), &value, tolerance);
             for (i, (found, expected)) in found_grads.iter().zip(&grads).enumerate() {
@@ -66,11 +75,40 @@ mod on_a_gpu {
     fn operators() {
         let Some(gpu) = &gpu() else { return };
         convolutions(gpu);
+        convolutions_with_many_channels(gpu);
         norms(gpu);
         pools(gpu);
         the_rest(gpu);
         optimisers(gpu);
         views(gpu);
+    }
+
+    /// Enough of everything for the large tiles, which serve TF32 alone.
+    fn convolutions_with_many_channels(gpu: &Device) {
+        // n, h, w, in, out, kernel, stride, padding, dilation
+        let cases = [
+            [1, 130, 127, 36, 68, 3, 1, 1, 1],
+            [2, 140, 121, 36, 68, 3, 2, 1, 1],
+            [300, 7, 8, 64, 40, 3, 1, 2, 2],
+            [70, 16, 16, 116, 36, 1, 1, 0, 1],
+        ];
+        for case in cases {
+            let [n, h, w, inputs, outputs, kernel, stride, padding, dilation] = case;
+            let spec = Conv2dSpec { stride, padding, dilation, groups: 1 };
+            let (x, f) = (arg(1, &[n, h, w, inputs]), arg(2, &[kernel, kernel, inputs, outputs]));
+            compare(gpu, &format!("convolution {case:?}"), &[x.clone(), f.clone()], |t| {
+                ops::conv2d(&t[0], &t[1], spec)
+            });
+            let bias = arg(3, &[outputs]);
+            let on = |device: &Device| {
+                let [x, f, bias] = [&x, &f, &bias].map(|a| a.tensor().to_device(device).unwrap());
+                numbers(&ops::conv2d_bias_act(&x, &f, Some(&bias), Activation::Relu6, spec).unwrap())
+            };
+            let found: Vec<f32> = on(gpu).iter().map(|v| *v as f32).collect();
+            // Off by as much as sums are, which go up to about 4 times the root of their number times 4 / 3.
+            let largest = 4.0 * (16.0 / 9.0 * (kernel * kernel * inputs) as f64).sqrt();
+            assert_close(&format!("{case:?} without history"), &found, &on(&Device::Cpu), 1e-3 * largest / 7.0);
+        }
     }
 
     fn convolutions(gpu: &Device) {

@@ -23,7 +23,7 @@ fn loss(vars: &[Var]) -> Result<Tensor> {
     let sum = ops::add_activate(&z, &y, Activation::Gelu)?;
     let sum = ops::add_activate(&sum, &sum.detach(), Activation::Identity)?;
     let scaled = (sum.reshape((2, 5 * 5, 4))?.transpose(1, 2)? * 0.5)?;
-    let joined = ops::concat(&[&scaled, &z.reshape((2, 4, 25))?, &scaled.sin()?])?;
+    let joined = ops::concat(&[&scaled, &z.reshape((2, 4, 25))?, &scaled.sin()?], 2)?;
     let out = ops::linear(&joined, dense.as_tensor(), None)?;
     let target = Tensor::ones((2, 4, 3), candle_core::DType::F32, &Device::Cpu)?;
     Ok((ops::mse(&out, &target, None)? + (z.sqr()?.mean_all()? * 0.3)?)?)
@@ -100,7 +100,7 @@ fn a_loss_without_variables_has_no_gradients() {
 fn tensors_of_other_widths_stand_side_by_side() {
     let (a, b) = (var(1, &[2, 3, 1]), var(2, &[2, 3, 4]));
     let (joined, grads) = value_and_grad(|| -> Result<Tensor> {
-        let joined = ops::concat(&[a.as_tensor(), b.as_tensor()])?;
+        let joined = ops::concat(&[a.as_tensor(), b.as_tensor()], 2)?;
         assert_eq!(values(&joined), values(&Tensor::cat(&[a.as_tensor(), b.as_tensor()], 2)?));
         ops::mse(&joined, &joined.zeros_like()?, None)
     })
@@ -112,6 +112,6 @@ fn tensors_of_other_widths_stand_side_by_side() {
         assert_close("gradient", &values(grads.get(v).unwrap()), &expected, 1e-6);
     }
     let other = var(3, &[2, 2, 4]);
-    let error = ops::concat(&[a.as_tensor(), other.as_tensor()]).unwrap_err().to_string();
+    let error = ops::concat(&[a.as_tensor(), other.as_tensor()], 2).unwrap_err().to_string();
     assert!(error.contains("concat") && error.contains("[2, 2, 4]"), "{error}");
 }

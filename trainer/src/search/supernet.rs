@@ -122,7 +122,7 @@ impl MixedCell {
             states.push(node);
         }
         let nodes: Vec<&Tensor> = states[2..].iter().flatten().collect();
-        Ok(ops::concat(&nodes)?)
+        Ok(ops::concat(&nodes, 3)?)
     }
 
     fn passing(&self, state: &[Tensor], from: usize) -> Result<Vec<Tensor>> {

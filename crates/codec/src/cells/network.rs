@@ -310,7 +310,7 @@ impl CellLayers {
             let terms = edges.iter().map(|(from, layer)| layer.forward(&states[*from], mode));
             states.push(ops::sum_activate(&terms.collect::<Result<Vec<_>>>()?, Activation::Relu)?);
         }
-        Ok(ops::concat(&states[2..].iter().collect::<Vec<_>>())?)
+        Ok(ops::concat(&states[2..].iter().collect::<Vec<_>>(), 3)?)
     }
 }
 

@@ -153,16 +153,21 @@ impl Kernels {
     }
 }
 
+/// Lets a kernel have more shared memory than a block gets without asking.
+fn reserve_shared(function: &CudaFunction, bytes: u32) -> candle_core::Result<()> {
+    if bytes <= SHARED {
+        return Ok(());
+    }
+    let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    function.set_attribute(most, bytes as i32).w()
+}
+
 /// Launches a kernel: gpu, name, blocks, threads of a block, bytes of shared memory, and the arguments by value.
 macro_rules! launch {
     ($gpu:expr, $name:expr, $grid:expr, $block:expr, $shared:expr, $($arg:expr),* $(,)?) => {{
         use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
         let function = $gpu.kernels.function($name)?;
-        if $shared > crate::cuda::SHARED {
-            use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum as Attribute;
-            let most = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(most, $shared as i32).map_err(candle_core::Error::wrap)?;
-        }
+        crate::cuda::reserve_shared(&function, $shared)?;
         let mut launch = $gpu.stream.launch_builder(&function);
         $(
             let argument = $arg;
