@@ -1,11 +1,15 @@
 //! The channel emulator: noise in process beside NumPy, then the service on loopback.
 
+use std::hint::black_box;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use semlink_channel::{ChannelConfig, Complex32, FrameKey, SnrDb};
+use semlink_channel_emulator::testing::Instruments;
 use semlink_proto::v1::{self, channel_control_client::ChannelControlClient};
 use semlink_service::wire;
 use serde_json::{Value, json};
@@ -39,6 +43,8 @@ pub(crate) enum Part {
     Small,
     /// What the emulator adds to a frame's way.
     Latency,
+    /// What counting a frame costs.
+    Instruments,
     /// Resident memory with many links.
     Memory,
     /// The tests that check the models against their laws and the service against itself.
@@ -58,6 +64,9 @@ pub(crate) fn run(python: &Path, only: Option<Part>) -> Result<()> {
     }
     if wanted(Part::Latency) {
         record(TOPIC, latency()?)?;
+    }
+    if wanted(Part::Instruments) {
+        record(TOPIC, vec![instruments()])?;
     }
     if wanted(Part::Statistics) {
         record(TOPIC, statistics()?)?;
@@ -87,7 +96,7 @@ fn awgn(python: &Path) -> Result<Row> {
             config.apply_into(FrameKey { seed: 1, link: 0, stream: 0, frame }, &mut symbols, &mut state);
         }
         // Noise adds up from frame to frame, slowly: 0.1 each.
-        std::hint::black_box(&mut symbols);
+        black_box(&mut symbols);
         Ok(())
     };
     let arguments = [LARGE.to_string(), FRAMES.to_string(), ROUNDS.to_string()];
@@ -230,7 +239,26 @@ fn statistics() -> Result<Vec<Row>> {
     suites.into_iter().map(run).collect()
 }
 
-/// The emulator's memory after it had many links, some of them at work.
+/// Time that counting takes of a frame.
+fn instruments() -> Row {
+    const FRAMES: u32 = 1_000_000;
+    let instruments = Instruments::default();
+    let run = |threads: u32| {
+        let start = Instant::now();
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| (0..FRAMES).for_each(|frame| instruments.count(frame)));
+            }
+        });
+        start.elapsed().as_nanos() as f64 / f64::from(FRAMES)
+    };
+    let least = |threads| (0..PERIODS).map(|_| run(threads)).fold(f64::INFINITY, f64::min);
+    let what = "counting a frame in the emulator's instruments, one thread";
+    let mut row = row(what, least(1), "ns", "lower", Value::Null, Value::Null, &command("instruments"));
+    row.note = format!("two threads that do nothing else, so wait for each other: {:.0} ns each", least(2));
+    row
+}
+
 fn memory() -> Result<Row> {
     const IDLE: usize = 1000;
     const BUSY: usize = 100;

@@ -23,6 +23,8 @@ mod metrics;
 mod profile;
 mod record;
 mod schedule;
+#[doc(hidden)]
+pub mod testing;
 mod transport;
 mod watch;
 

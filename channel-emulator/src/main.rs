@@ -9,7 +9,7 @@ use semlink_service::{Error, exit, logging, shutdown};
 
 /// Passes frames on to another Link, with noise and fading that can be changed live
 #[derive(Debug, Parser)]
-#[command(name = "semlink-channel-emulator", version)]
+#[command(name = "semlink-channel-emulator", version, after_help = HELP)]
 struct Arguments {
     /// Address to serve on
     #[arg(long, env = "SEMLINK_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:50052")]
@@ -21,6 +21,17 @@ struct Arguments {
     #[command(flatten)]
     log: logging::LogArgs,
 }
+
+const HELP: &str = "\
+Examples:
+  semlink-channel-emulator --next http://127.0.0.1:50053 --snr-db 5
+  semlink-channel-emulator --next http://127.0.0.1:50053 --channel rayleigh --csi pilots
+  semlink-channel-emulator --links links.toml --recordings recordings
+
+`semlink channel` changes it live; docs/EMULATOR.md tells what a file of links holds.
+
+Every flag has a SEMLINK_* variable. docs/OPERATIONS.md tells what happens at each limit, docs/SECURITY.md who may call.
+Exit status: 0 ended by a signal, 2 wrong usage, 64 wrong settings, 1 anything else.";
 
 fn main() -> ExitCode {
     exit::run("semlink-channel-emulator", run(Arguments::parse()))

@@ -178,8 +178,6 @@ impl Drop for Open {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use semlink_service::metrics::{PeerMetrics, differences};
     use semlink_service::shell::Counters;
     use semlink_service::traces::Traces;
@@ -247,38 +245,5 @@ mod tests {
         let page = metrics.encode();
         assert_eq!(page.matches("semlink_emulator_frames_total{").count(), LINKS + 1);
         assert!(page.contains("semlink_emulator_frames_total{link=\"other\"} 9900\n"), "other links are missing");
-    }
-
-    /// Not a test of time: prints what a frame costs. `cargo test --release -p semlink-channel-emulator -- --ignored --nocapture cost`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn cost_of_a_frame() {
-        const FRAMES: u32 = 100_000;
-        let link = EmulatorMetrics::default().link("a");
-        // Two threads that do nothing else would only measure how they wait for each other: between two frames there is other work.
-        let run = |threads: u32, work: u32, measured: bool| {
-            let start = Instant::now();
-            std::thread::scope(|scope| {
-                for _ in 0..threads {
-                    scope.spawn(|| {
-                        for frame in 0..FRAMES {
-                            for step in 0..work {
-                                std::hint::black_box(step);
-                            }
-                            if measured {
-                                link.taken(20);
-                                link.passed(5.0, (frame % 32) as f32 - 16.0, u64::from(frame % 512));
-                            }
-                        }
-                    });
-                }
-            });
-            start.elapsed().as_nanos() as f64 / f64::from(FRAMES)
-        };
-        for (threads, work) in [(1, 0), (2, 0), (1, 10_000), (2, 10_000), (2, 50_000)] {
-            let least = |measured| (0..5).map(|_| run(threads, work, measured)).fold(f64::INFINITY, f64::min);
-            let (without, with) = (least(false), least(true));
-            println!("{threads} threads, a frame each {without:.0} ns: {:.0} ns more", with - without);
-        }
     }
 }

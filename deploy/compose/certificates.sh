@@ -14,7 +14,7 @@ if [ ! -e ca.pem ]; then
     openssl req -x509 -new -key ca.key -sha256 -days "$days" -subj '/CN=semlink authority' -out ca.pem \
         -addext 'basicConstraints=critical,CA:TRUE,pathlen:0' -addext 'keyUsage=critical,keyCertSign'
 fi
-for name in receiver emulator transmitter client; do
+for name in receiver emulator transmitter dashboard client; do
     new_key "$name.key"
     names="DNS:$name,DNS:semlink-$name,DNS:localhost,IP:127.0.0.1"
     for more in "$@"; do names="$names,DNS:$more"; done
@@ -29,4 +29,4 @@ for name in receiver emulator transmitter client; do
 done
 chmod 644 ca.pem
 chmod 600 ca.key
-echo "$folder: ca.pem, and NAME.pem with NAME.key for receiver, emulator, transmitter and client" >&2
+echo "$folder: ca.pem, and NAME.pem with NAME.key for receiver, emulator, transmitter, dashboard and client" >&2

@@ -2,6 +2,8 @@
 //! Docker engine answers or the images are not built.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -183,6 +185,38 @@ async fn edge_and_server_classify_and_a_client_container_sweeps_the_snr_live() {
     // A channel of -20 dB leaves little, one of 20 dB nearly all: the emulator was told.
     assert!(accuracy(0) < 0.6 && accuracy(1) > 0.88, "{out}");
     assert!(log(&hosts.emulator).expect("a log").contains("serving"));
+}
+
+#[tokio::test]
+async fn the_dashboard_shows_the_link_of_the_other_containers() {
+    let Some(_engine) = engine().await else { return };
+    let mut hosts = Hosts::start("dashboard", &root().join("assets/fashion-mnist"), &[]).expect("hosts");
+    let arguments = "dashboard --data /images --to http://transmitter:50051 --control http://emulator:50052";
+    let dashboard = hosts.stack.start(&Run {
+        image: "semlink",
+        network: "radio",
+        alias: "dashboard",
+        environment: vec!["SEMLINK_DASHBOARD=0.0.0.0:50080".into(), "SEMLINK_PLAINTEXT=listen,next".into()],
+        mounts: vec![(&root().join("assets/sample"), "/images")],
+        publish: Some(50080),
+        arguments: arguments.split(' ').map(str::to_owned).collect(),
+        ..Run::default()
+    });
+    let dashboard = dashboard.expect("a dashboard");
+    let address = url(&dashboard, 50080).expect("a port").replace("http://", "");
+    // Docker takes connections for a container that does not listen yet, and ends them.
+    let right = wait_for("a right decision on the page", || {
+        let mut page = TcpStream::connect(&address)?;
+        page.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(page, "GET /events HTTP/1.1\r\nhost: {address}\r\n\r\n")?;
+        let mut lines = BufReader::new(page).lines().map_while(Result::ok);
+        Ok(lines.find(|line| line.contains("\"right\":true")))
+    });
+    if let Err(error) = right {
+        panic!("{error}: {}", log(&dashboard).unwrap_or_default());
+    }
+    docker(&["stop", &dashboard]).expect("an end");
+    assert_eq!(inspect(&dashboard).expect("a container")["State"]["ExitCode"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

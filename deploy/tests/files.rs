@@ -46,7 +46,9 @@ fn every_variable_is_one_that_a_service_or_a_file_here_reads() {
     let callers = [
         "SEMLINK_TAG",
         "SEMLINK_BUNDLE_DIR",
+        "SEMLINK_IMAGES_DIR",
         "SEMLINK_SERVER",
+        "SEMLINK_DASHBOARD_PORT",
         "SEMLINK_EMULATOR_PORT",
         "SEMLINK_TRANSMITTER_PORT",
         "SEMLINK_CERTIFICATES",
@@ -96,7 +98,7 @@ fn compose_takes_the_files_for_every_profile() {
     };
     let folder = root().join("deploy/compose");
     for files in [&["compose.yaml"][..], &["compose.yaml", "mtls.yaml"]] {
-        for profile in ["all", "edge", "server"] {
+        for profile in ["all", "edge", "server", "dashboard"] {
             let mut compose = Command::new(tool);
             compose.args(first).args(files.iter().flat_map(|file| ["--file", file])).current_dir(&folder);
             let output = compose.args(["--profile", profile, "config", "--quiet"]).output().expect("Compose");
@@ -123,7 +125,7 @@ fn every_container_of_the_manifests_gives_up_its_rights() {
     }
     assert!(containers >= 6, "{containers} containers");
     let compose = fs::read_to_string(root().join("deploy/compose/compose.yaml")).expect("the file");
-    assert_eq!(compose.matches("<<: *service").count(), 3);
+    assert_eq!(compose.matches("<<: *service").count(), 4);
     for wanted in ["read_only: true", "cap_drop: [ALL]", "no-new-privileges:true"] {
         assert!(compose.contains(wanted), "{wanted}");
     }

@@ -60,6 +60,14 @@ impl Class {
             Class::Label(label) => decision.label == *label,
         }
     }
+
+    /// Its label, by those of the codec; its index where they do not tell.
+    pub(crate) fn name(&self, labels: &[String]) -> String {
+        match self {
+            Class::Index(index) => labels.get(*index as usize).cloned().unwrap_or_else(|| index.to_string()),
+            Class::Label(label) => label.clone(),
+        }
+    }
 }
 
 /// Reads the first `limit` images of an IDX file (labels beside it), of a folder with one, of the test part of a CIFAR folder, or of a folder with

@@ -136,13 +136,14 @@ impl Story<'_> {
     fn samples(&self) -> Section {
         let mut section = Section::new("Images and decisions");
         let images: Vec<_> = self.dataset.images.iter().take(SAMPLES).collect();
+        let labels = self.labels();
         for kind in plot::channels(self.sweep) {
             let points = spread(&plot::of(self.sweep, kind), COLUMNS);
             let head =
                 ["image".to_owned()].into_iter().chain(points.iter().map(|point| format!("{} dB", point.snr_db)));
             let mut table = Table::new(format!("The first images over {kind}: decision and confidence"), head);
             for (place, image) in images.iter().enumerate() {
-                let name = self.class_name(&image.class);
+                let name = image.class.name(&labels);
                 let picture = picture(&image.file, &name);
                 let first =
                     picture.map_or_else(|| Cell::text(name.clone()), |picture| Cell::Picture(picture, name.clone()));
@@ -248,13 +249,6 @@ impl Story<'_> {
             }
         }
         labels
-    }
-
-    fn class_name(&self, class: &Class) -> String {
-        match class {
-            Class::Label(label) => label.clone(),
-            Class::Index(index) => self.labels().get(*index as usize).cloned().unwrap_or_else(|| index.to_string()),
-        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! Made-up images: a step of a search on them, for measurements, and files of them, for tests.
+//! Made-up images: a step of a search on them, for measurements, and files of them, for tests. Groups of processes, each on a thread.
 
 use std::path::Path;
+use std::thread;
 
 use candle_core::{DType, Device, Tensor};
 use semlink_codec::cells::{CellLayout, Operation};
@@ -10,6 +11,7 @@ use semlink_nn::optim::{AdamW, AdamWConfig, Optimizer, Sgd, SgdConfig};
 use semlink_nn::{Mode, Params, ops};
 
 use crate::Result;
+use crate::group::{Patience, Rendezvous, Tcp};
 use crate::search::{Architecture, Supernet, side_by_side};
 
 /// Writes a data set of the format of CIFAR, `each` images to a file. The class shows as the brightness of a channel and of a row.
@@ -37,6 +39,31 @@ pub fn write_cifar(cifar: Cifar, dir: &Path, each: usize) -> std::io::Result<()>
         std::fs::write(dir.join(name), bytes)?;
     }
     Ok(())
+}
+
+/// Runs `work` in every process of a group of `size`; the results by rank.
+///
+/// # Panics
+/// The group does not come together, or `work` panics.
+pub fn together<T: Send>(size: usize, patience: Patience, work: impl Fn(Tcp) -> T + Sync) -> Vec<T> {
+    let rendezvous = Rendezvous::bind("127.0.0.1:0").unwrap();
+    let address = rendezvous.address().to_string();
+    // No process of this host ends while others join.
+    let nobody = |_| {
+        thread::yield_now();
+        None
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..size)
+            .map(|rank| {
+                let (work, address) = (&work, &address);
+                scope.spawn(move || work(Tcp::join(address, rank, size, patience).unwrap()))
+            })
+            .collect();
+        let mut all = vec![work(rendezvous.gather(size, patience, nobody).unwrap())];
+        all.extend(others.into_iter().map(|other| other.join().unwrap()));
+        all
+    })
 }
 
 /// A mixed network with its two optimisers.

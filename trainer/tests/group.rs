@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use semlink_trainer::Error;
 use semlink_trainer::group::{Alone, Group, Patience, Rendezvous, Tcp};
+use semlink_trainer::testing::together;
 
 /// Long enough for a busy machine, where nothing is expected to be lost.
 const PATIENT: Patience = Patience { join: Duration::from_secs(60), silence: Duration::from_secs(60) };
@@ -18,22 +19,6 @@ fn rendezvous() -> (Rendezvous, String) {
     let rendezvous = Rendezvous::bind("127.0.0.1:0").unwrap();
     let address = rendezvous.address().to_string();
     (rendezvous, address)
-}
-
-/// Runs `work` in every process of a group; the results by rank.
-fn together<T: Send>(size: usize, patience: Patience, work: impl Fn(Tcp) -> T + Sync) -> Vec<T> {
-    let (rendezvous, address) = rendezvous();
-    thread::scope(|scope| {
-        let others: Vec<_> = (1..size)
-            .map(|rank| {
-                let (work, address) = (&work, &address);
-                scope.spawn(move || work(Tcp::join(address, rank, size, patience).unwrap()))
-            })
-            .collect();
-        let mut all = vec![work(rendezvous.gather(size, patience, nobody).unwrap())];
-        all.extend(others.into_iter().map(|other| other.join().unwrap()));
-        all
-    })
 }
 
 /// No process of this host ends while others join.

@@ -8,7 +8,7 @@ use semlink_transmitter::{Config, serve};
 
 /// Encodes images into a few channel symbols each and has them decided at the other end of a noisy link
 #[derive(Debug, Parser)]
-#[command(name = "semlink-transmitter", version)]
+#[command(name = "semlink-transmitter", version, after_help = HELP)]
 struct Arguments {
     /// Address to serve on
     #[arg(long, env = "SEMLINK_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:50051")]
@@ -20,6 +20,15 @@ struct Arguments {
     #[command(flatten)]
     log: logging::LogArgs,
 }
+
+const HELP: &str = "\
+Examples:
+  semlink-transmitter --next http://127.0.0.1:50052 --bundle assets/fashion-mnist
+  semlink-transmitter --next https://receiver.example:50053 --bundle assets/fashion-mnist \\
+    --rate auto --ca ca.pem --cert edge.pem --key edge.key --token-file edge.token
+
+Every flag has a SEMLINK_* variable. docs/OPERATIONS.md tells what happens at each limit, docs/SECURITY.md who may call.
+Exit status: 0 ended by a signal, 2 wrong usage, 64 wrong settings, 1 anything else.";
 
 fn main() -> ExitCode {
     // Before any other thread: networks allocate by the megabyte, and pages that come back to the system are paid for again.

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -15,13 +14,13 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt as _};
 
 use crate::Peer;
+use crate::accept::accept;
 use crate::security::{Fingerprint, ServerSecurity};
 use crate::shell::{Counters, reread};
 
@@ -31,8 +30,6 @@ const CONNECTIONS: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Open requests have as long at the end.
 const DRAIN: Duration = Duration::from_secs(2);
-/// What a listener rests after the system refused a connection.
-const PAUSE: Duration = Duration::from_millis(100);
 /// Of a request's headers, a token in a cookie included.
 const MAX_HEADERS: usize = 16 << 10;
 
@@ -51,42 +48,27 @@ pub async fn serve<S, B>(
     S::Future: Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
     let (tasks, ending, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     // Connections end with this future, however it ends.
     let _cut = cut.clone().drop_guard();
-    let mut shutdown = pin!(shutdown);
-    // What changes is logged; nobody reads the counters of a page.
-    let mut rereads = pin!(reread(security.clone(), Counters::default()));
-    loop {
-        let next = async {
-            // It is never closed.
-            let place = Arc::clone(&room).acquire_owned().await.ok();
-            (listener.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
-            () = &mut shutdown => break,
-            () = &mut rereads => break,
-            next = next => next,
-        };
-        let (tcp, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "pages: a connection cannot be accepted");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
+    let shutdown = async {
+        tokio::select! {
+            () = shutdown => {}
+            // What changes is logged; nobody reads the counters of a page.
+            () = reread(security.clone(), Counters::default()) => {}
+        }
+    };
+    accept("pages", &listener, CONNECTIONS, &tasks, shutdown, |tcp, address| {
         let (security, service) = (security.clone(), service.clone());
         let (ending, cut) = (ending.clone(), cut.clone());
-        tasks.spawn(async move {
-            let _place = place;
+        async move {
             let served = cut.run_until_cancelled(connection(tcp, address, &security, service, &ending)).await;
             if let Some(Err(error)) = served {
                 tracing::debug!(peer = %address, "pages: connection broke off: {error}");
             }
-        });
-    }
+        }
+    })
+    .await;
     drop(listener);
     ending.cancel();
     tasks.close();

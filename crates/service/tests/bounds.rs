@@ -9,7 +9,7 @@ use futures::stream;
 use semlink_proto::v1::{self, link_client::LinkClient};
 use semlink_service::shell::{Counters, Limits, Reason};
 use semlink_service::{Shell, ShellConfig};
-use support::lab::Log;
+use support::log::Log;
 use support::raw::{Raw, RawCall, connect, status};
 use support::{Beside, Manner, Service, frame, stop_the_clock, transmit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-#[path = "../../../transmitter/tests/support/log.rs"]
+#[path = "../../../crates/service/tests/support/log.rs"]
 pub(crate) mod log;
 #[path = "../../../transmitter/tests/support/page.rs"]
 pub(crate) mod page;

@@ -15,29 +15,65 @@ use semlink_service::peer::NextHop;
 
 use crate::client::{self, Secured, SecurityArgs};
 
+const SET_HELP: &str = "\
+Examples:
+  semlink channel set --channel rayleigh --snr-db 0
+  semlink channel set --schedule 0:20,60:-10 --repeat      a ramp over a minute, again and again
+  semlink channel set --stage tdl,profile=C,doppler=0.001 --stage awgn,snr_db=12 --stage adc,bits=6
+  semlink channel set --link far --loss 0.01 --delay-ms 20";
+
+const CREATE_HELP: &str = "\
+Example:
+  semlink channel create far --next http://127.0.0.1:50053 --channel rician --snr-db 3
+  (clients choose it by the metadata semlink-link: far)";
+
+const POPULATE_HELP: &str = "\
+Example:
+  semlink channel populate links.toml
+
+links.toml:
+  [[links]]
+  name = \"far\"
+  next = \"http://127.0.0.1:50053\"
+  stages = [{ model = \"rayleigh\" }, { model = \"awgn\", snr_db = 3 }]";
+
+const RECORD_HELP: &str = "\
+Example, on an emulator that was started with --recordings:
+  semlink channel record start monday
+  semlink channel record stop";
+
+const REPLAY_HELP: &str = "\
+Examples:
+  semlink channel replay recordings/monday       the same bits, or the first frame that differs
+  semlink channel replay recordings/monday --to http://127.0.0.1:50052 --link far";
+
 /// What to do with the channel.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print the channel of a link
     Get(Target),
     /// Change what is given, leave the rest
+    #[command(after_help = SET_HELP)]
     Set(change::Set),
     /// Back to the channel that the link was created with
     Reset(Target),
     /// Print the channel now and after each change
     Watch(Target),
     /// Make a new link
+    #[command(after_help = CREATE_HELP)]
     Create(links::Create),
     /// Take a link away; its streams end
     Delete(links::Delete),
     /// Print all links with their counts of frames
     List(Control),
     /// Make and change links until they are as a file says; doing it twice is doing it once
+    #[command(after_help = POPULATE_HELP)]
     Populate(links::Populate),
     /// Record the frames of a link before and after its channel, as SigMF files on the emulator's host
-    #[command(subcommand)]
+    #[command(subcommand, after_help = RECORD_HELP)]
     Record(links::Record),
     /// Push a recording through its channel again: here, to compare bit by bit, or through a running emulator
+    #[command(after_help = REPLAY_HELP)]
     Replay(replay::Args),
     /// Print the channel models and their parameters
     Models {

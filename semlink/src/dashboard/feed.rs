@@ -13,7 +13,7 @@ use super::codec::told;
 use super::curve::Bin;
 use super::live::{Decided, Recent};
 use super::settings::Settings;
-use crate::images::{Class, Labelled};
+use crate::images::Labelled;
 
 /// Images under way. A link that is slow or away gets no more.
 const UNDER_WAY: usize = 16;
@@ -124,7 +124,10 @@ impl Dashboard {
     ) {
         let now = Instant::now();
         let took = now.duration_since(began);
-        let truth = self.settings.with(|now| labelled.and_then(|image| name(&image.class, now)));
+        let truth = self.settings.with(|now| {
+            let labels = now.codec.as_ref().map_or(&[][..], |codec| &codec.labels);
+            labelled.map(|image| image.class.name(labels))
+        });
         let mut recent = Recent { number, image, truth, decided: None, error: None };
         match answer {
             Ok(answer) => {
@@ -197,14 +200,4 @@ fn bin(now: &Settings, link: &v1::LinkInfo, rate: Option<Rate>) -> Option<Bin> {
         }
     };
     Some(Bin { channel: met.channel, rate, snr_db: snr_db.round() as i32 })
-}
-
-fn name(class: &Class, now: &Settings) -> Option<String> {
-    match class {
-        Class::Label(label) => Some(label.clone()),
-        Class::Index(index) => {
-            let label = now.codec.as_ref().and_then(|codec| codec.labels.get(*index as usize));
-            Some(label.cloned().unwrap_or_else(|| index.to_string()))
-        }
-    }
 }

@@ -98,7 +98,10 @@ impl Group for Alone {
 
 /// Which samples of a batch are this process's: all shares are equal, or differ by one sample.
 pub(crate) fn share(group: &dyn Group, batch: usize) -> Range<usize> {
-    let (rank, size) = (group.rank(), group.size());
+    share_of(group.rank(), group.size(), batch)
+}
+
+fn share_of(rank: usize, size: usize, batch: usize) -> Range<usize> {
     batch * rank / size..batch * (rank + 1) / size
 }
 
@@ -206,38 +209,10 @@ mod tests {
 
     use super::*;
 
-    /// Some process of a group of some size.
-    #[derive(Debug)]
-    struct Of(usize, usize);
-
-    impl Group for Of {
-        fn rank(&self) -> usize {
-            self.0
-        }
-
-        fn size(&self) -> usize {
-            self.1
-        }
-
-        fn all_reduce_sum(&self, values: &Tensor) -> Result<Tensor> {
-            Ok(values.clone())
-        }
-
-        fn broadcast(&self, bytes: Vec<u8>) -> Result<Vec<u8>> {
-            Ok(bytes)
-        }
-
-        fn barrier(&self) -> Result<()> {
-            Ok(())
-        }
-
-        fn abandon(&self, _: &Error) {}
-    }
-
     #[test]
     fn shares_are_the_whole_batch_and_differ_by_one_at_most() {
         for (batch, size) in [(8, 2), (7, 3), (512, 7), (3, 3), (1, 1)] {
-            let shares: Vec<Range<usize>> = (0..size).map(|rank| share(&Of(rank, size), batch)).collect();
+            let shares: Vec<Range<usize>> = (0..size).map(|rank| share_of(rank, size, batch)).collect();
             let samples: Vec<usize> = shares.iter().cloned().flatten().collect();
             assert_eq!(samples, (0..batch).collect::<Vec<_>>());
             let lengths = || shares.iter().map(Range::len);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::Device;
 use semlink_codec::cells::{CellKind, Edge, Genotype, Operation};
@@ -13,9 +14,9 @@ use semlink_nn::checkpoint;
 
 use super::{Context, Stage};
 use crate::Error;
-use crate::group::{Patience, Rendezvous, Tcp};
+use crate::group::Patience;
 use crate::recipe::{DataFormat, PretrainedConfig, Recipe, StudentSpec};
-use crate::testing::write_cifar;
+use crate::testing::{together, write_cifar};
 
 /// IDX files of `n` images of 12 x 12 whose class shows as a bright column, plus a pattern of their own.
 fn write_images(dir: &Path, which: &str, n: usize) {
@@ -444,23 +445,12 @@ fn by_two(
     stages: &[Stage],
     change: impl Fn(&mut Context) + Sync,
 ) -> [Result<(), Error>; 2] {
-    let patience = Patience::new(std::time::Duration::from_secs(60));
-    let rendezvous = Rendezvous::bind("127.0.0.1:0").unwrap();
-    let address = rendezvous.address().to_string();
-    let work = |group: Tcp| {
+    let found = together(2, Patience::new(Duration::from_secs(60)), |group| {
         let mut context = Context::new(recipe, Some(data), Some(out)).unwrap().together(Arc::new(group));
         change(&mut context);
         stages.iter().try_for_each(|stage| context.run(Some(*stage)))
-    };
-    std::thread::scope(|scope| {
-        let other = scope.spawn(|| work(Tcp::join(&address, 1, 2, patience).unwrap()));
-        let nobody = |_| {
-            std::thread::yield_now();
-            None
-        };
-        let first = work(rendezvous.gather(2, patience, nobody).unwrap());
-        [first, other.join().unwrap()]
-    })
+    });
+    found.try_into().unwrap()
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 pub(crate) mod air;
 pub(crate) mod endless;
+#[path = "../../../crates/service/tests/support/log.rs"]
 pub(crate) mod log;
 pub(crate) mod page;
 

@@ -112,7 +112,7 @@ pub fn sum_activate(terms: &[Tensor], act: Activation) -> Result<Tensor> {
 
 fn add3(a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
     raw::on_cuda!(a, crate::cuda::add3(a, b, c));
-    Ok(tape::apply3(&a, b, c, Add3)?)
+    Ok(tape::apply3(a, b, c, Add3)?)
 }
 
 struct Activate(Activation);

@@ -239,9 +239,9 @@ impl BatchNorm {
 
     fn apply(self, x: &Tensor, gamma_beta: Option<(&Tensor, &Tensor)>) -> Result<Tensor> {
         let Some((gamma, beta)) = gamma_beta else {
-            return Ok(tape::apply1(&x, self)?);
+            return Ok(tape::apply1(x, self)?);
         };
-        Ok(tape::apply3(&x, gamma, beta, self)?)
+        Ok(tape::apply3(x, gamma, beta, self)?)
     }
 
     fn line(&self, gamma_beta: Option<(&[f32], &[f32])>) -> Line {

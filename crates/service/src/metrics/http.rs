@@ -1,7 +1,6 @@
 //! The page that is scraped: one request for each connection, so that there is nothing to keep up.
 
 use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +13,15 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use super::Metrics;
+use crate::accept::accept;
 
 /// Connections at a time; others wait to be accepted.
 const CONNECTIONS: usize = 16;
 /// What a connection may take, from its start to its end: whoever says nothing or reads nothing is not waited for.
 const LIFETIME: Duration = Duration::from_secs(10);
-/// What a listener rests after the system refused a connection.
-const PAUSE: Duration = Duration::from_millis(100);
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -38,33 +36,15 @@ pub(super) async fn serve(
 ) {
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     tracing::info!(address, "metrics");
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let next = async {
-            // It is never closed.
-            let place = Arc::clone(&room).acquire_owned().await.ok();
-            (listener.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
-            () = &mut shutdown => return,
-            next = next => next,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(address, %error, "metrics: a connection cannot be accepted");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
+    // They are not waited for: each ends in its time.
+    accept("metrics", &listener, CONNECTIONS, &TaskTracker::new(), shutdown, |stream, _| {
         let (metrics, serving) = (metrics.clone(), Arc::clone(&serving));
-        tokio::spawn(async move {
-            let _place = place;
+        async move {
             // A client that leaves, says nothing or no HTTP is no event.
             let _ = tokio::time::timeout(LIFETIME, connection(metrics, stream, serving)).await;
-        });
-    }
+        }
+    })
+    .await;
 }
 
 async fn connection(metrics: Metrics, stream: TcpStream, serving: Serving) -> hyper::Result<()> {

@@ -1,15 +1,12 @@
-//! Authorities, certificates and files for tests, and what is logged.
+//! Authorities, certificates and files for tests.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
 use semlink_service::config::Problems;
 use semlink_service::security::Fingerprint;
 use tempfile::TempDir;
-use tracing::subscriber::DefaultGuard;
 
 /// A directory for the files of one test.
 pub(crate) struct Lab(TempDir);
@@ -26,14 +23,6 @@ pub(crate) struct Identity {
     pub(crate) key: String,
     pub(crate) fingerprint: Fingerprint,
 }
-
-/// What is logged on this thread while it lives.
-pub(crate) struct Log {
-    lines: Arc<Mutex<Vec<u8>>>,
-    _guard: DefaultGuard,
-}
-
-struct Writer(Arc<Mutex<Vec<u8>>>);
 
 impl Lab {
     pub(crate) fn new() -> Lab {
@@ -78,30 +67,6 @@ impl Authority {
     }
 }
 
-impl Log {
-    pub(crate) fn capture() -> Log {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let writer = Arc::clone(&lines);
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::INFO)
-            .with_ansi(false)
-            .with_writer(move || Writer(Arc::clone(&writer)))
-            .finish();
-        Log { lines, _guard: tracing::subscriber::set_default(subscriber) }
-    }
-
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8(self.lines.lock().expect("no panic").clone()).expect("text")
-    }
-
-    /// Asserts that one line has all of these.
-    #[track_caller]
-    pub(crate) fn has(&self, parts: &[&str]) {
-        let text = self.text();
-        assert!(text.lines().any(|line| parts.iter().all(|part| line.contains(part))), "{parts:?} not in:\n{text}");
-    }
-}
-
 /// Writes an identity's chain and key.
 pub(crate) fn write(lab: &Lab, name: &str, identity: &Identity) -> (Option<PathBuf>, Option<PathBuf>) {
     let chain = lab.write(&format!("{name}.pem"), &identity.chain);
@@ -120,15 +85,4 @@ pub(crate) fn faults<T>(check: impl FnOnce(&mut Problems) -> Option<T>) -> Strin
     let mut problems = Problems::new();
     let value = check(&mut problems);
     problems.finish(value).map(drop).expect_err("faults").to_string()
-}
-
-impl Write for Writer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

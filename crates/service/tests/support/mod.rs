@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod lab;
+pub(crate) mod log;
 pub(crate) mod raw;
 
 use std::io::{Read as _, Write as _};

@@ -5,8 +5,8 @@
 use rayon::prelude::*;
 
 use super::{
-    dense::{Epilogue, group_size, sum_over_images, with_scratch},
     geometry::{Frame, Geometry},
+    shared::{Epilogue, group_size, sum_over_images, with_scratch},
 };
 use crate::simd::{Kernel, Simd, dispatch};
 

@@ -6,7 +6,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "constant indices keep the accumulators in registers")]
 
-use super::{dense::Epilogue, geometry::Geometry};
+use super::{geometry::Geometry, shared::Epilogue};
 use crate::{
     ops::images_last::IMAGES,
     simd::{Kernel, Simd, dispatch},

@@ -6,8 +6,8 @@
 #![allow(clippy::needless_range_loop, reason = "constant indices keep the accumulators in registers")]
 
 use super::{
-    dense::{Epilogue, with_scratch},
     geometry::Geometry,
+    shared::{Epilogue, with_scratch},
 };
 use crate::{
     ops::images_last::IMAGES,

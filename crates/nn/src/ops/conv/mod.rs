@@ -5,10 +5,11 @@ mod depthwise;
 mod geometry;
 mod images_last;
 mod images_last_depthwise;
+mod shared;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
-use self::{dense::Epilogue, geometry::Geometry};
+use self::{geometry::Geometry, shared::Epilogue};
 use super::images_last::{IMAGES, is_images_last};
 use super::{Activation, activate, raw};
 use crate::{Result, tape};

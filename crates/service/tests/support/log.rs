@@ -25,10 +25,20 @@ impl Log {
         Log { bytes, _guard: tracing::subscriber::set_default(subscriber) }
     }
 
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.bytes.lock().expect("no panic").clone()).expect("text")
+    }
+
     /// The lines that have all of these.
     pub(crate) fn lines(&self, parts: &[&str]) -> Vec<String> {
-        let text = String::from_utf8(self.bytes.lock().expect("no panic").clone()).expect("text");
-        text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).map(str::to_owned).collect()
+        let has_all = |line: &&str| parts.iter().all(|part| line.contains(part));
+        self.text().lines().filter(has_all).map(str::to_owned).collect()
+    }
+
+    /// Asserts that one line has all of these.
+    #[track_caller]
+    pub(crate) fn has(&self, parts: &[&str]) {
+        assert!(!self.lines(parts).is_empty(), "{parts:?} not in:\n{}", self.text());
     }
 }
 
