@@ -115,3 +115,29 @@ fn tensors_of_other_widths_stand_side_by_side() {
     let error = ops::concat(&[a.as_tensor(), other.as_tensor()], 2).unwrap_err().to_string();
     assert!(error.contains("concat") && error.contains("[2, 2, 4]"), "{error}");
 }
+
+#[test]
+fn parts_and_rows_are_slices_and_so_are_their_gradients() {
+    let (x, table) = (var(1, &[2, 3, 4]), var(2, &[5]));
+    let run = |rows: bool| -> Result<Tensor> {
+        let parts = ops::split(x.as_tensor(), 2, 2)?;
+        assert_eq!(values(&parts[1]), values(&x.narrow(2, 2, 2)?));
+        // The same tensor cut along another axis, and taken whole, as well; one part is used twice, one not at all.
+        let thirds = ops::split(x.as_tensor(), 1, 3)?;
+        let spread = ops::spread(table.as_tensor(), 2)?;
+        let gates =
+            if rows { ops::rows(&spread)? } else { (0..5).map(|i| Ok(spread.get(i)?)).collect::<Result<_>>()? };
+        let gated = parts[1].broadcast_mul(&gates[3])?.broadcast_add(&gates[1])?;
+        let sum = (gated.sqr()?.sum_all()? + (parts[1].sin()?.sum_all()? * 3.0)?)?;
+        let sum = (sum + thirds[0].sqr()?.sum_all()?)?;
+        Ok((sum + ops::activate(x.as_tensor(), Activation::Gelu)?.sum_all()?)?)
+    };
+    let (value, grads) = value_and_grad(|| run(true)).unwrap();
+    let expected = run(false).unwrap();
+    assert_eq!(value.to_scalar::<f32>().unwrap(), expected.to_scalar::<f32>().unwrap());
+    let expected = expected.backward().unwrap();
+    assert_same(&[x.clone(), table.clone()], &grads, &expected);
+    for refused in [ops::split(x.as_tensor(), 2, 3), ops::split(x.as_tensor(), 3, 1), ops::split(x.as_tensor(), 1, 0)] {
+        assert!(refused.unwrap_err().to_string().contains("does not divide"));
+    }
+}
