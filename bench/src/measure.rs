@@ -23,7 +23,18 @@ const TURNS: usize = 3;
 pub(crate) fn row(what: &str, value: f64, unit: &str, better: &str, must: Value, aim: Value, command: &str) -> Row {
     let (unit, better, command) =
         (unit.into(), better.into(), format!("cargo run --release -p semlink-bench -- {command}"));
-    Row { what: what.into(), value: Some(value), unit, better, must, aim, peer: None, command, note: String::new() }
+    Row {
+        what: what.into(),
+        value: Some(value),
+        unit,
+        better,
+        must,
+        aim,
+        peer: None,
+        command,
+        note: String::new(),
+        measured: None,
+    }
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {

@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::results::{Row, read, root};
+use crate::results::{Measured, Row, read, root};
 
 /// Topics, in order, with their headings.
 const TOPICS: [(&str, &str); 8] = [
@@ -33,11 +33,21 @@ pub(crate) fn render() -> Result<()> {
         if results.rows.is_empty() {
             continue;
         }
-        writeln!(page, "\n## {heading}\n\n{}; {}; commit {}.\n", results.machine, results.date, results.commit)?;
-        writeln!(page, "| what | measured | must | aim | reached | note |\n|---|---|---|---|---|---|")?;
+        writeln!(page, "\n## {heading}\n")?;
+        let occasions = occasions(&results.rows);
+        for (letter, Measured { machine, date, commit }) in ('a'..).zip(&occasions) {
+            let letter = if occasions.len() > 1 { format!("- ({letter}) ") } else { String::new() };
+            writeln!(page, "{letter}{machine}; {date}; commit {commit}.")?;
+        }
+        writeln!(page, "\n| what | measured | must | aim | reached | note |\n|---|---|---|---|---|---|")?;
         for row in &results.rows {
             let (must, aim) = (shown(&row.must), shown(&row.aim));
             let measured = row.value.map_or("not measured".into(), |value| format!("{} {}", figure(value), row.unit));
+            let occasion = row.measured.as_ref().and_then(|at| occasions.iter().position(|known| known == at));
+            let measured = match ('a'..).nth(occasion.unwrap_or(0)) {
+                Some(letter) if occasion.is_some() && occasions.len() > 1 => format!("{measured} ({letter})"),
+                _ => measured,
+            };
             let peer = row.peer.as_ref().map(|peer| format!(" ({peer})")).unwrap_or_default();
             writeln!(page, "| {} | {measured} | {must} | {aim} | {} | {}{peer} |", row.what, reached(row), row.note)?;
         }
@@ -53,6 +63,17 @@ pub(crate) fn render() -> Result<()> {
     fs::write(&path, page)?;
     println!("{}", path.display());
     Ok(())
+}
+
+/// Where and when the rows were measured, each once, in the order of the rows.
+fn occasions(rows: &[Row]) -> Vec<Measured> {
+    let mut occasions: Vec<Measured> = Vec::new();
+    for measured in rows.iter().filter_map(|row| row.measured.as_ref()) {
+        if !occasions.contains(measured) {
+            occasions.push(measured.clone());
+        }
+    }
+    occasions
 }
 
 /// Four significant digits at most.
@@ -99,6 +120,7 @@ mod tests {
             peer: None,
             command: String::new(),
             note: String::new(),
+            measured: None,
         };
         assert_eq!(reached(&row(Some(0.5), "lower")), "aim");
         assert_eq!(reached(&row(Some(1.5), "lower")), "must");

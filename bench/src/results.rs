@@ -11,10 +11,15 @@ use serde_json::Value;
 /// A topic's file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
+    pub(crate) rows: Vec<Row>,
+}
+
+/// Where and when a figure was measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Measured {
     pub(crate) machine: String,
     pub(crate) date: String,
     pub(crate) commit: String,
-    pub(crate) rows: Vec<Row>,
 }
 
 /// One figure.
@@ -31,6 +36,8 @@ pub(crate) struct Row {
     pub(crate) peer: Option<String>,
     pub(crate) command: String,
     pub(crate) note: String,
+    /// `null` where it was not measured.
+    pub(crate) measured: Option<Measured>,
 }
 
 fn path(topic: &str) -> PathBuf {
@@ -53,10 +60,16 @@ pub(crate) fn read(topic: &str) -> Result<Results> {
     serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 
-/// Replaces the rows of the same name, appends the others, stamps machine, date and commit.
+/// Replaces the rows of the same name, appends the others, stamps them with machine, date and commit.
 pub(crate) fn record(topic: &str, rows: Vec<Row>) -> Result<()> {
     let mut results = read(topic)?;
-    for row in rows {
+    let here = Measured {
+        machine: machine(),
+        date: output("date", &["+%Y-%m-%d"]),
+        commit: output("git", &["rev-parse", "--short", "HEAD"]),
+    };
+    for mut row in rows {
+        row.measured = row.value.map(|_| here.clone());
         let shown = row.value.map_or("not measured".into(), |v| format!("{v:.4}"));
         println!("{}: {shown} {} (must {}, aim {}) {}", row.what, row.unit, row.must, row.aim, row.note);
         match results.rows.iter_mut().find(|old| old.what == row.what) {
@@ -64,11 +77,12 @@ pub(crate) fn record(topic: &str, rows: Vec<Row>) -> Result<()> {
             None => results.rows.push(row),
         }
     }
-    results.machine = machine();
-    results.date = output("date", &["+%Y-%m-%d"]);
-    results.commit = output("git", &["rev-parse", "--short", "HEAD"]);
+    write(topic, &results)
+}
+
+fn write(topic: &str, results: &Results) -> Result<()> {
     let path = path(topic);
-    fs::write(&path, serde_json::to_string_pretty(&results)? + "\n").with_context(|| path.display().to_string())
+    fs::write(&path, serde_json::to_string_pretty(results)? + "\n").with_context(|| path.display().to_string())
 }
 
 /// Appends those rows that the topic lacks, without a measurement.
@@ -80,8 +94,7 @@ pub(crate) fn announce(topic: &str, rows: Vec<Row>) -> Result<()> {
         return Ok(());
     }
     results.rows.extend(missing);
-    let path = path(topic);
-    fs::write(&path, serde_json::to_string_pretty(&results)? + "\n").with_context(|| path.display().to_string())
+    write(topic, &results)
 }
 
 fn machine() -> String {
