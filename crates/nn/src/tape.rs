@@ -61,7 +61,7 @@ impl Drop for Scope {
     }
 }
 
-/// The value of a scalar loss, without history, and its gradients in all variables that it depends on.
+/// The value of a loss, without history, and its gradients in all variables that it depends on; of the sum of its elements, if it is no scalar.
 ///
 /// As `loss()?.backward()`, but faster and in less memory: an operator's arguments are freed as soon as it is differentiated.
 /// What `loss` computes on other threads is differentiated by candle. Within `loss`, gradients are to be had by this function alone: candle's `backward` would end at
