@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstring>
 #include <vector>
 
 #include "launch.h"
@@ -98,7 +99,8 @@ cublasStatus_t run(int m, int n, int k, const void* alpha, Factor a, Factor b, c
         return CUBLAS_STATUS_SUCCESS;
     case CUBLAS_COMPUTE_32F:
     case CUBLAS_COMPUTE_32F_FAST_TF32:
-        gemm<float>(m, n, k, *static_cast<const float*>(alpha), a, b, *static_cast<const float*>(beta), c, batches, compute == CUBLAS_COMPUTE_32F_FAST_TF32);
+        gemm<float>(m, n, k, *static_cast<const float*>(alpha), a, b, *static_cast<const float*>(beta), c, batches,
+                    compute == CUBLAS_COMPUTE_32F_FAST_TF32);
         return CUBLAS_STATUS_SUCCESS;
     default: return CUBLAS_STATUS_NOT_SUPPORTED;
     }

@@ -24,8 +24,12 @@ static void describe(int signal, siginfo_t* info, void* context) {
             if (SIGNALS[i] == signal) sigaction(signal, &before[i], nullptr);
         return;
     }
-    const char* what = signal == SIGILL ? "an index, a shift, an alignment or a sum out of its bounds" : signal == SIGFPE ? "division by zero" : target;
-    if (what == target) describe_address(info->si_addr, target, sizeof target);
+    const char* what = target;
+    switch (signal) {
+    case SIGILL: what = "an index, a shift, an alignment or a sum out of its bounds"; break;
+    case SIGFPE: what = "division by zero"; break;
+    default: describe_address(info->si_addr, target, sizeof target);
+    }
     fprintf(stderr, "emulated GPU: %s: %s\n", place, what);
     unsigned long at = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
     Dl_info library;
