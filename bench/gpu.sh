@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds with CUDA, checks every operator on the GPU against the CPU, and measures the rows of bench/results/gpu.json.
 #   bench/gpu.sh [--data DIR] [--python PYTHON] [--only steps|supernet|features|recipe]
-#   bench/gpu.sh --emulated      on any machine: only checks every operator, on an emulated GPU
+#   bench/gpu.sh --emulated      on any machine: only checks every operator and trains by small recipes, on an emulated GPU
 # Needs a GPU of compute capability 8.0 or more with its driver, the toolkit (bench/cuda-toolkit.sh or an installed one), images of Fashion-MNIST
 # for the recipe, and for the peers a Python with PyTorch that sees the GPU, and transformers.
 set -euo pipefail
@@ -14,7 +14,9 @@ export LD_LIBRARY_PATH="${CUDA_HOME:-/usr/local/cuda}/lib:${CUDA_HOME:-/usr/loca
 build=(--release -p semlink-nn -p semlink-bench --features semlink-bench/cuda --target-dir target/cuda)
 if [ "${1:-}" = --emulated ]; then
     eval "$(bench/emulated-gpu.sh)"
-    exec cargo test "${build[@]}" --test cuda -- --nocapture
+    cargo test "${build[@]}" -p semlink-trainer --test cuda -- --nocapture
+    SEMLINK_DEVICE=cuda:0 cargo test "${build[@]}" -p semlink-trainer --test recipes
+    exit
 fi
 cargo test "${build[@]}" --test cuda -- --nocapture
 cargo build "${build[@]}"

@@ -37,6 +37,16 @@
 #define __CUDACC_VER_MAJOR__ 13
 #define __CUDACC_VER_MINOR__ 0
 
+// Functions of half precision that the host's header lacks.
+#define HALF(name, f) \
+    inline __half name(__half v) { return __float2half(std::f(__half2float(v))); }
+HALF(hcos, cos)
+HALF(hexp, exp)
+HALF(hlog, log)
+HALF(hsin, sin)
+HALF(hsqrt, sqrt)
+#undef HALF
+
 using std::isnan;
 using std::signbit;
 

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use semlink_codec::images::cifar::Cifar;
 use semlink_codec::{DecoderHalf, EncoderHalf};
+use semlink_nn::DeviceChoice;
 use semlink_trainer::recipe::{DataFormat, Recipe, StudentSpec};
 use semlink_trainer::testing::write_cifar;
 use semlink_trainer::{Context, Stage};
@@ -59,6 +61,12 @@ fn the_cifar_recipes_are_the_papers_setup() {
     }
 }
 
+/// `SEMLINK_DEVICE`, as the trainer reads it; the CPU without it.
+fn device() -> Device {
+    let choice = std::env::var("SEMLINK_DEVICE").ok().map(|text| text.parse::<DeviceChoice>().unwrap());
+    choice.unwrap_or(DeviceChoice::Cpu).open().unwrap()
+}
+
 #[test]
 fn small_recipes_go_from_generated_files_to_a_bundle() {
     let mut found = 0;
@@ -70,7 +78,7 @@ fn small_recipes_go_from_generated_files_to_a_bundle() {
             DataFormat::Cifar100 => write_cifar(Cifar::Hundred, data.path(), 100).unwrap(),
             other => panic!("{other:?} is not generated here"),
         }
-        let context = Context::new(&recipe, Some(data.path()), Some(out.path())).unwrap();
+        let context = Context::new(&recipe, Some(data.path()), Some(out.path())).unwrap().on(device());
         for stage in Stage::ALL {
             context.run(Some(stage)).unwrap_or_else(|e| panic!("{}, {}: {e}", recipe.name, stage.name()));
         }
