@@ -101,6 +101,8 @@ struct Gradients {
 struct Slices {
     grad: Tensor,
     axis: usize,
+    /// Of each slice.
+    length: usize,
     starts: HashSet<usize>,
 }
 
@@ -118,16 +120,25 @@ impl Gradients {
         Ok(())
     }
 
-    /// Each slice is written once and adds to nothing: that is why a tensor is cut into slices along one axis that do not overlap.
+    /// Each slice is written once and adds to nothing, as long as slices come from one cut into equal parts.
     fn add_slice(&mut self, to: &Tensor, axis: usize, start: usize, grad: &Tensor) -> Candle<()> {
-        let again = |(_, slices): &(Tensor, Slices)| slices.axis != axis || slices.starts.contains(&start);
-        if self.sliced.get(&to.id()).is_some_and(again) {
+        let length = grad.dim(axis)?;
+        if !to.is_variable() {
+            // What it was made of may be next on the tape: nothing can wait for the other slices.
+            let whole = to.zeros_like()?;
+            whole.slice_set(grad, axis, start)?;
+            return self.add(to, whole);
+        }
+        let other_cut = |(_, slices): &(Tensor, Slices)| {
+            (slices.axis, slices.length) != (axis, length) || slices.starts.contains(&start)
+        };
+        if self.sliced.get(&to.id()).is_some_and(other_cut) {
             self.join(to)?;
         }
         let (_, slices) = match self.sliced.entry(to.id()) {
             Place::Occupied(entry) => entry.into_mut(),
             Place::Vacant(entry) => {
-                let slices = Slices { grad: to.zeros_like()?, axis, starts: HashSet::new() };
+                let slices = Slices { grad: to.zeros_like()?, axis, length, starts: HashSet::new() };
                 entry.insert((to.clone(), slices))
             }
         };

@@ -122,14 +122,19 @@ fn parts_and_rows_are_slices_and_so_are_their_gradients() {
     let run = |rows: bool| -> Result<Tensor> {
         let parts = ops::split(x.as_tensor(), 2, 2)?;
         assert_eq!(values(&parts[1]), values(&x.narrow(2, 2, 2)?));
-        // The same tensor cut along another axis, and taken whole, as well; one part is used twice, one not at all.
-        let thirds = ops::split(x.as_tensor(), 1, 3)?;
+        // The same tensor cut in other ways, and taken whole, as well; one part is used twice, one not at all.
+        let (quarters, thirds) = (ops::split(x.as_tensor(), 2, 4)?, ops::split(x.as_tensor(), 1, 3)?);
+        // One that is candle's, and was made of one that is not.
+        let halves = ops::split(&ops::activate(x.as_tensor(), Activation::Gelu)?.transpose(1, 2)?.sin()?, 1, 2)?;
         let spread = ops::spread(table.as_tensor(), 2)?;
         let gates =
             if rows { ops::rows(&spread)? } else { (0..5).map(|i| Ok(spread.get(i)?)).collect::<Result<_>>()? };
         let gated = parts[1].broadcast_mul(&gates[3])?.broadcast_add(&gates[1])?;
         let sum = (gated.sqr()?.sum_all()? + (parts[1].sin()?.sum_all()? * 3.0)?)?;
         let sum = (sum + thirds[0].sqr()?.sum_all()?)?;
+        let sum = (sum + (quarters[3].sqr()?.sum_all()? + quarters[0].sum_all()?)?)?;
+        let halves = [ops::split(x.as_tensor(), 2, 2)?[1].sin()?, (&halves[0] * &halves[1])?];
+        let sum = (sum + (halves[0].sum_all()? + halves[1].sum_all()?)?)?;
         Ok((sum + ops::activate(x.as_tensor(), Activation::Gelu)?.sum_all()?)?)
     };
     let (value, grads) = value_and_grad(|| run(true)).unwrap();
