@@ -11,11 +11,11 @@ if ! command -v nvcc >/dev/null; then
 fi
 export LD_LIBRARY_PATH="${CUDA_HOME:-/usr/local/cuda}/lib:${CUDA_HOME:-/usr/local/cuda}/lib64:${LD_LIBRARY_PATH:-}"
 # Packages are named together each time: another choice changes features of dependencies, and the kernels of candle (minutes) are compiled anew.
-build=(--release -p semlink-nn -p semlink-bench --features semlink-bench/cuda --target-dir target/cuda)
+build=(--release -p semlink-nn -p semlink-bench -p semlink-trainer --features semlink-bench/cuda --target-dir target/cuda)
 if [ "${1:-}" = --emulated ]; then
     eval "$(bench/emulated-gpu.sh)"
-    cargo test "${build[@]}" -p semlink-trainer --test cuda -- --nocapture
-    SEMLINK_DEVICE=cuda:0 cargo test "${build[@]}" -p semlink-trainer --test recipes
+    cargo test "${build[@]}" --test cuda -- --nocapture
+    SEMLINK_DEVICE=cuda:0 cargo test "${build[@]}" --test recipes
     exit
 fi
 cargo test "${build[@]}" --test cuda -- --nocapture

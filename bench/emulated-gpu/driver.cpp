@@ -26,6 +26,9 @@ struct CUfunc_st {
     size_t most_dynamic_shared = STATIC_SHARED; // until cuFuncSetAttribute asks for more
 };
 
+// As many as a large host has. They share memory and context, which programs with one process for each GPU do not notice.
+const int DEVICES = 8;
+
 static CUctx_st context;
 static CUmemPoolHandle_st pool;
 static thread_local CUcontext current_context = nullptr;
@@ -45,13 +48,13 @@ CUresult cuDriverGetVersion(int* version) {
 }
 
 CUresult cuDeviceGetCount(int* count) {
-    *count = 1;
+    *count = DEVICES;
     return CUDA_SUCCESS;
 }
 
 CUresult cuDeviceGet(CUdevice* device, int ordinal) {
-    CHECK(ordinal == 0, CUDA_ERROR_INVALID_DEVICE);
-    *device = 0;
+    CHECK(ordinal >= 0 && ordinal < DEVICES, CUDA_ERROR_INVALID_DEVICE);
+    *device = ordinal;
     return CUDA_SUCCESS;
 }
 
