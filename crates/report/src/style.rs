@@ -145,6 +145,9 @@ nav{display:none}
 .wide{overflow:visible}
 .chart{min-width:0}
 figure,tr,.facts,.many>*{break-inside:avoid}
+.many{display:block}
+.many>*{display:inline-block;vertical-align:top;margin-right:.8rem}
+.many>figure{width:47%}
 h2,h3,caption{break-after:avoid}
 td{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 }
