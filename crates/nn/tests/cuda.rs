@@ -12,9 +12,10 @@ mod common;
 #[cfg(feature = "cuda")]
 mod on_a_gpu {
     use candle_core::{Device, Tensor, Var};
+    use semlink_nn::layers::BatchNorm2d;
     use semlink_nn::ops::{self, Conv2dSpec, Pool2dSpec, View};
     use semlink_nn::optim::{AdamW, AdamWConfig, Average, Optimizer, Sgd, SgdConfig};
-    use semlink_nn::{Activation, Init, Params, Result, cuda, grad, value_and_grad};
+    use semlink_nn::{Activation, Init, Mode, Params, Result, cuda, grad, value_and_grad};
 
     use crate::common::{Arg, arg, assert_close, positive, scale, values};
 
@@ -184,6 +185,18 @@ mod on_a_gpu {
             let found: Vec<f32> = statistics(gpu).iter().map(|v| *v as f32).collect();
             // Sums of a chunk are in f32 on both.
             assert_close("statistics", &found, &statistics(&Device::Cpu), 1e-5);
+            let running = |device: &Device| {
+                let params = Params::init(1, device);
+                let layer = BatchNorm2d::new(&params, width, true).unwrap();
+                for seed in 1..4 {
+                    let x = arg(seed, &shape).tensor().to_device(device).unwrap();
+                    layer.forward(&x, Activation::Relu, Mode::Train).unwrap();
+                }
+                let tensors = params.tensors().unwrap();
+                ["running_mean", "running_var"].map(|name| numbers(&tensors[name])).concat()
+            };
+            let found: Vec<f32> = running(gpu).iter().map(|v| *v as f32).collect();
+            assert_close("running statistics", &found, &running(&Device::Cpu), 1e-5);
             if width > 1 {
                 compare(gpu, "softmax", std::slice::from_ref(&x), |t| ops::softmax(&t[0]));
                 let all = [x.clone(), g.clone(), b.clone()];
@@ -219,6 +232,17 @@ mod on_a_gpu {
             compare(gpu, &format!("sum {act:?}"), &[a.clone(), b.clone()], |t| ops::add_activate(&t[0], &t[1], act));
             compare(gpu, &format!("sum of five {act:?}"), &five, |t| ops::sum_activate(t, act));
         }
+        for axis in 0..3 {
+            compare(gpu, "concat", &[a.clone(), b.clone()], |t| ops::concat(&[&t[0], &t[1], &t[0]], axis));
+            compare(gpu, "split", std::slice::from_ref(&a), |t| {
+                let parts = ops::split(&t[0], axis, shape[axis])?;
+                ops::add_activate(&parts[0], &parts[2], Activation::Gelu)
+            });
+        }
+        compare(gpu, "rows of numbers spread", &[arg(4, &[6])], |t| {
+            let rows = ops::rows(&ops::spread(&t[0], 5)?)?;
+            ops::add_activate(&rows[1], &rows[4], Activation::Gelu)
+        });
         for (rows, inputs, outputs) in [(1, 3, 4), (64, 128, 10), (130, 65, 33)] {
             let all = [arg(1, &[rows, inputs]), arg(2, &[outputs, inputs]), arg(3, &[outputs])];
             compare(gpu, "linear", &all, |t| ops::linear(&t[0], &t[1], Some(&t[2])));

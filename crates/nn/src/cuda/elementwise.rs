@@ -104,16 +104,6 @@ pub(crate) fn add3(a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// p x + q y, without history.
-pub(crate) fn blend(x: &Tensor, y: &Tensor, p: f32, q: f32) -> Result<Tensor> {
-    let gpu = &Gpu::of(x)?;
-    let (x, y) = (x.contiguous()?, y.contiguous()?);
-    let n = x.elem_count();
-    let out = gpu.alloc(n)?;
-    launch!(gpu, "blend", looping(n), THREADS, 0, gpu.f32(&x)?, gpu.f32(&y)?, gpu.address(&out), n as u64, p, q)?;
-    Ok(gpu.tensor(out, x.shape()))
-}
-
 /// x \[n, t, d\], c \[n, 2 d\]
 pub(crate) fn modulate(x: &Tensor, c: &Tensor) -> Result<Tensor> {
     let gpu = &Gpu::of(x)?;

@@ -30,12 +30,11 @@ use crate::{Error, Result, tape};
 pub(crate) use attention::attention;
 pub(crate) use conv::{conv2d, conv2d_fused};
 pub(crate) use elementwise::{
-    Window, activate, add_activate, add3, avg_pool2d, blend, gated_add, global_avg_pool, max_pool2d, modulate,
-    render_views,
+    Window, activate, add_activate, add3, avg_pool2d, gated_add, global_avg_pool, max_pool2d, modulate, render_views,
 };
 pub(crate) use loss::{cross_entropy, mse};
 pub(crate) use matrix::linear;
-pub(crate) use norm::{batch_norm_eval, batch_norm_train, layer_norm, softmax};
+pub(crate) use norm::{batch_norm_eval, batch_norm_train, layer_norm, move_statistics, softmax};
 pub(crate) use optim::{AdamWFactors, Many, clip_norm};
 
 /// Threads of a block of kernels that go element by element.

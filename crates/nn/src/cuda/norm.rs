@@ -90,6 +90,35 @@ pub(crate) fn batch_norm_train(
     Ok((normalise(gpu, x, gamma_beta, stats, act, true, width)?, found))
 }
 
+/// Running mean and variance, moved towards those of a batch; `unbiased` is what the batch's variance is multiplied by.
+pub(crate) fn move_statistics(
+    [mean, var]: [&Tensor; 2],
+    batch: &BatchStats,
+    momentum: f64,
+    unbiased: f64,
+) -> Result<[Tensor; 2]> {
+    let gpu = &Gpu::of(mean)?;
+    let width = mean.elem_count();
+    let out = gpu.alloc(2 * width)?;
+    launch!(
+        gpu,
+        "move_statistics",
+        blocks(width),
+        THREADS,
+        0,
+        gpu.f32(mean)?,
+        gpu.f32(var)?,
+        gpu.f32(&batch.mean)?,
+        gpu.f32(&batch.var)?,
+        gpu.address(&out),
+        width as i32,
+        momentum as f32,
+        unbiased as f32,
+    )?;
+    let out = gpu.tensor(out, (2, width));
+    Ok([out.get(0)?, out.get(1)?])
+}
+
 pub(crate) fn batch_norm_eval(
     x: &Tensor,
     gamma_beta: Option<(&Tensor, &Tensor)>,

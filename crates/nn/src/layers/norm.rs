@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
-use crate::ops::{self, Activation};
+use crate::ops::{self, Activation, BatchStats};
 use crate::{Buffer, Error, Init, Mode, Params, Result};
 
 /// Added to the variance, as in PyTorch.
@@ -74,9 +74,24 @@ impl BatchNorm2d {
         let rows = (x.elem_count() / channels) as f64;
         // A single row has no unbiased variance; its biased one is zero and as good as any.
         let unbiased = if rows > 1.0 { rows / (rows - 1.0) } else { 1.0 };
-        move_towards(&self.mean, &stats.mean, 1.0)?;
-        move_towards(&self.var, &stats.var, unbiased)?;
+        self.record(&stats, unbiased)?;
         Ok(y)
+    }
+
+    /// running = (1 - momentum) running + momentum batch, the batch's variance times `unbiased`.
+    fn record(&self, batch: &BatchStats, unbiased: f64) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if batch.mean.device().is_cuda() {
+            let running = [&self.mean.get(), &self.var.get()];
+            let [mean, var] = crate::cuda::move_statistics(running, batch, BN_MOMENTUM, unbiased)?;
+            self.mean.set(&mean)?;
+            return self.var.set(&var);
+        }
+        for (running, batch, scale) in [(&self.mean, &batch.mean, 1.0), (&self.var, &batch.var, unbiased)] {
+            let old = running.get().affine(1.0 - BN_MOMENTUM, 0.0)?;
+            running.set(&(old + batch.affine(BN_MOMENTUM * scale, 0.0)?)?)?;
+        }
+        Ok(())
     }
 
     /// Scale and offset `[channels]` that the layer amounts to in [`Mode::Eval`]: y = f(scale x + offset). For folding into the
@@ -127,15 +142,4 @@ impl Scale {
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         ops::batch_norm_eval(x, Some((&self.gamma, &self.zeros)), &self.zeros, &self.ones, 0.0, Activation::Identity)
     }
-}
-
-/// running = (1 - momentum) running + momentum scale batch
-fn move_towards(running: &Buffer, batch: &Tensor, scale: f64) -> Result<()> {
-    #[cfg(feature = "cuda")]
-    if batch.device().is_cuda() {
-        let (old, new) = ((1.0 - BN_MOMENTUM) as f32, (BN_MOMENTUM * scale) as f32);
-        return running.set(&crate::cuda::blend(&running.get(), batch, old, new)?);
-    }
-    let old = running.get().affine(1.0 - BN_MOMENTUM, 0.0)?;
-    running.set(&(old + batch.affine(BN_MOMENTUM * scale, 0.0)?)?)
 }

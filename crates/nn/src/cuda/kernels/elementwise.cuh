@@ -27,12 +27,6 @@ extern "C" __global__ void add3(const float* a, const float* b, const float* c, 
     each<3>(in, y, n, [](unsigned, const float* v) { return v[0] + v[1] + v[2]; });
 }
 
-// p x + q y
-extern "C" __global__ void blend(const float* x, const float* y, float* out, u64 n, float p, float q) {
-    const float* in[2] = {x, y};
-    each<2>(in, out, n, [=](unsigned, const float* v) { return p * v[0] + q * v[1]; });
-}
-
 // x times a number on the device.
 extern "C" __global__ void scale_by(const float* x, const float* factor, float* out, u64 n) {
     const float* in[1] = {x};

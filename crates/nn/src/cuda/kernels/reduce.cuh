@@ -98,6 +98,14 @@ extern "C" __global__ void given_stats(const float* mean, const float* var, floa
     stats[2 * width + c] = 1.0 / sqrt((double)var[c] + (double)eps);
 }
 
+// out [2, width]: running mean and variance, moved towards the batch's by `momentum`; `unbiased` is what the batch's variance is multiplied by.
+extern "C" __global__ void move_statistics(const float* mean, const float* var, const float* batch_mean, const float* batch_var, float* out, int width, float momentum, float unbiased) {
+    int c = blockIdx.x * blockDim.x + threadIdx.x;
+    if (c >= width) return;
+    out[c] = (1.0f - momentum) * mean[c] + momentum * batch_mean[c];
+    out[width + c] = (1.0f - momentum) * var[c] + momentum * unbiased * batch_var[c];
+}
+
 // gamma and beta may be null.
 __device__ __forceinline__ void line(const float* stats, const float* gamma, const float* beta, int width, int c, float& scale, float& shift) {
     scale = stats[2 * width + c] * (gamma ? gamma[c] : 1.0f);
